@@ -14,6 +14,7 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.cpu import kernels
 from tplaunch.worker.cpu.compiling import in_llvm, kernel_function, optimized
+from tplaunch.worker.cpu.integer_layout import FORMS
 from tplaunch.worker.cpu.target import ENTRY, Target
 
 TARGETS = {
@@ -39,6 +40,8 @@ def _kernels() -> Iterator[tuple[str, str]]:
                 yield found.name, name
     for weight_type in WEIGHT_TYPES:
         yield "products", f"multiply@{weight_type}"
+    for weight_type in FORMS:
+        yield "products", f"multiply_integers@{weight_type}"
     for kv_type in KV_TYPES:
         yield "caching", f"write@{kv_type}"
         yield "attention", f"attend@{kv_type}"

@@ -50,7 +50,7 @@ class ReusedCpu:
     """Runs a case as a device opened for it would, and asserts that more threads give the same bits."""
 
     has_matrices = is_plain = False
-    info = SimpleNamespace(name="a processor", type="cpu", features=frozenset[str]())
+    info = SimpleNamespace(name="a processor", type="cpu", features=frozenset({"integer_dot_product"}))
 
     def __init__(self) -> None:
         self._kernels = Kernels(cache_folder())

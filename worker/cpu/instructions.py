@@ -5,6 +5,7 @@ Kernels call these functions by name. So they're one text for all processors, an
 
 from __future__ import annotations
 
+from tplaunch.worker.cpu.dot_instructions import dot_instructions
 from tplaunch.worker.cpu.options import PAUSE
 from tplaunch.worker.cpu.target import Target
 
@@ -48,6 +49,7 @@ define i64 @{NUM_VECTORS}() alwaysinline {{
   ret i64 {32 if target.has_long_vectors else 8}
 }}
 {_scaled_nibbles(target)}
+{dot_instructions(target)}
 """
 
 

@@ -6,6 +6,8 @@ from functools import partial
 
 import numpy as np
 
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.cpu.integer_layout import ARRANGED_BYTES, FORMS, ROWS, STAGE_BYTES, TOGETHER
 from tplaunch.worker.cpu.recorder import Recorder
 from tplaunch.worker.cpu.rows import finish
 from tplaunch.worker.formats import FORMATS
@@ -18,6 +20,7 @@ from tplaunch.worker.ops.matrix import Matrix
 WIDENED_ROWS, LEAST_WIDENED_ROWS = 16, 4  # of a matrix, which a thread widens at once
 SCALES_BYTES = 512  # of rows that are multiplied at once, before the widened ones
 WIDENED_BYTES = 256 << 10  # that these are, if they can: they stay in a core's cache
+PACKED_BYTES = 256 << 10  # and so do rows that are packed for products of integers
 
 
 def matmul(op: MatMul, recorder: Recorder) -> None:
@@ -27,6 +30,17 @@ def matmul(op: MatMul, recorder: Recorder) -> None:
     products = recorder.scratch("products", 4 * recorder.most_rows(op.rows) * matrix.rows if is_apart else 0)
     if is_apart:
         output, stride = int(products.ctypes.data), 4 * matrix.rows
+    if op.activations == "q8":
+        _multiply_integers(op, recorder, output, stride)
+    else:
+        _multiply(op, recorder, output, stride)
+    changed = (op.product_scales, op.bias, op.activation, op.softcap or None)
+    if is_apart or op.scale != 1 or any(change is not None for change in changed):
+        _finish(op, recorder, output, stride)
+
+
+def _multiply(op: MatMul, recorder: Recorder, output: int, stride: int) -> None:
+    matrix = op.matrix
     rows, rows_stride = _input(op, recorder)
     recorder.kernel(
         f"products.multiply@{matrix.type}",
@@ -40,9 +54,44 @@ def matmul(op: MatMul, recorder: Recorder) -> None:
         tiles=matrix.columns // FORMATS[matrix.type].tile_columns,
         **own_scratch(matrix, recorder),
     )
-    changed = (op.product_scales, op.bias, op.activation, op.softcap or None)
-    if is_apart or op.scale != 1 or any(change is not None for change in changed):
-        _finish(op, recorder, output, stride)
+
+
+def _multiply_integers(op: MatMul, recorder: Recorder, output: int, stride: int) -> None:
+    matrix, held = op.matrix, FORMS[op.matrix.type]
+    groups = -(-recorder.most_rows(op.rows) // TOGETHER)
+    arranged = recorder.scratch("arranged", groups * matrix.columns // COLUMN_TILE * ARRANGED_BYTES)
+    rows, num_rows = int(arranged.ctypes.data), recorder.num_rows(op.rows)
+    most_groups = PACKED_BYTES // max(1, held.packed_bytes(matrix.columns))
+    packed_groups = max(1, min(most_groups, -(-matrix.rows // ROWS)))
+    recorder.kernel(
+        "arranged.arrange",
+        x=recorder.address(op.input),
+        x_stride=recorder.stride(op.input),
+        y=rows,
+        columns=matrix.columns,
+        num_rows=num_rows,
+        zero=held.zero,
+        is_signed=int(held.is_signed),
+        scales=held.scales,
+    )
+    recorder.kernel(
+        f"products.multiply_integers@{matrix.type}",
+        **recorder.planes(matrix),
+        x=rows,
+        y=output,
+        y_stride=stride,
+        num_rows=num_rows,
+        matrix_rows=matrix.rows,
+        tiles=matrix.columns // FORMATS[matrix.type].tile_columns,
+        packed_groups=packed_groups,
+        **packed_room(matrix, recorder, packed_groups),
+    )
+
+
+def packed_room(matrix: Matrix, recorder: Recorder, groups: int) -> dict[str, int]:
+    """Returns what each thread packs so many times 16 rows of a matrix in, as kernels name it."""
+    nbytes = STAGE_BYTES + FORMS[matrix.type].packed_bytes(matrix.columns) * groups
+    return recorder.room("packed", nbytes)
 
 
 def _output(op: MatMul, recorder: Recorder) -> tuple[int, int]:
@@ -64,17 +113,6 @@ def _input(op: MatMul, recorder: Recorder) -> tuple[int, int]:
         return recorder.address(op.input), recorder.stride(op.input)
     columns = op.matrix.columns
     floats = recorder.scratch("input", 4 * recorder.most_rows(op.rows) * columns).view(np.float32)
-    if op.activations == "q8":
-        recorder.kernel(
-            "quantized.widen",
-            x=recorder.address(op.input),
-            x_stride=recorder.stride(op.input),
-            y=int(floats.ctypes.data),
-            y_stride=4 * columns,
-            columns=columns,
-            num_rows=recorder.num_rows(op.rows),
-        )
-        return int(floats.ctypes.data), 4 * columns
 
     def widen(state: NumpyState) -> None:
         rows = state.rows(op.input, op.rows).view(np.uint32)

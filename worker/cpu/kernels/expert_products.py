@@ -7,14 +7,17 @@ from typing import Any
 
 from numba import njit
 
+from tplaunch.worker.cpu.integer_layout import FORMS
 from tplaunch.worker.cpu.kernels.activations import activated, activated_gate
+from tplaunch.worker.cpu.kernels.arranged import arrange_all
 from tplaunch.worker.cpu.kernels.edges import load_part, store_part
+from tplaunch.worker.cpu.kernels.expert_pairs import group_pairs
+from tplaunch.worker.cpu.kernels.integer_products import integer_products_of
 from tplaunch.worker.cpu.kernels.matrices import products_of, share
 from tplaunch.worker.cpu.kernels.vectors import (
     load,
     number,
     plus,
-    put_word,
     spread,
     times,
     unsigned,
@@ -24,17 +27,20 @@ from tplaunch.worker.cpu.options import OPTIONS
 inlined = njit(**OPTIONS)
 BLOCK = 16  # columns whose products are finished at once, one vector of each pair
 HALF_BYTES = 4 * BLOCK  # of a pair's products with gates, behind which those with ups are
-NO_EXPERT = -1
 
 
 def multiply(weight_type: str) -> Callable[..., None]:
-    """Makes the kernel of a weight type.
+    """Makes the kernel of a weight type for rows of float32.
 
     Pairs are grouped by expert, so that those of one share its widened rows: a thread has `lists_bytes` bytes
     for where each expert's begin, their numbers, and those of their inputs. In its `products_bytes` bytes are
     `BLOCK` products with gates of each pair of one expert, and as many with ups.
     """
     of_one_row, of_rows = products_of(weight_type)
+
+    @inlined
+    def arranged_rows(x: int, x_stride: int, inputs: int, count: int, columns: int, room: int) -> int:
+        return x
 
     @inlined
     def of_block(
@@ -76,6 +82,44 @@ def multiply(weight_type: str) -> Callable[..., None]:
                 widened_rows,
             )
 
+    return _kernel(arranged_rows, of_block)
+
+
+def multiply_integers(weight_type: str) -> Callable[..., None]:
+    """Makes the same for rows in eight bits, which a thread arranges in its `arranged_bytes` bytes."""
+    of_rows, form = integer_products_of(weight_type), FORMS[weight_type]
+    zero, is_signed, scales = form.zero, int(form.is_signed), form.scales
+
+    @inlined
+    def arranged_rows(x: int, x_stride: int, inputs: int, count: int, columns: int, room: int) -> int:
+        arrange_all(x, x_stride, inputs, count, columns, room, zero, is_signed, scales)
+        return room
+
+    @inlined
+    def of_block(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        tiles: int,
+        first: int,
+        stop: int,
+        x: int,
+        x_stride: int,
+        inputs: int,
+        products: int,
+        count: int,
+        own: int,
+        widened_rows: int,
+    ) -> None:
+        of_rows(p0, p1, p2, p3, tiles, first, stop, x, products, 2 * HALF_BYTES, 0, count, own, 1)
+
+    return _kernel(arranged_rows, of_block)
+
+
+def _kernel(arranged_rows: Any, of_block: Any) -> Callable[..., None]:
+    """Makes a kernel of what a thread makes of an expert's rows, and products of these with some columns."""
+
     def kernel(
         p0: int,
         p1: int,
@@ -94,6 +138,7 @@ def multiply(weight_type: str) -> Callable[..., None]:
         num_experts: int,
         columns: int,
         tiles: int,
+        row_columns: int,
         gated: int,
         onto_up: int,
         weighs: int,
@@ -107,6 +152,8 @@ def multiply(weight_type: str) -> Callable[..., None]:
         lists_bytes: int,
         products: int,
         products_bytes: int,
+        arranged: int,
+        arranged_bytes: int,
         thread: int,
         num_threads: int,
     ) -> None:
@@ -115,12 +162,16 @@ def multiply(weight_type: str) -> Callable[..., None]:
         places = lists + thread * lists_bytes
         pairs = places + 4 * (num_experts + 2)
         inputs = pairs + 4 * num_pairs
-        _group(routes, routes_stride, num_pairs, used, first_expert, num_experts, by_pair, places)
+        group_pairs(routes, routes_stride, num_pairs, used, first_expert, num_experts, by_pair, places)
         first, stop = share(columns, thread, num_threads)
         for expert in range(num_experts):
             start = unsigned(places + 4 * expert)
             count = unsigned(places + 4 * expert + 4) - start
             block = first if count > 0 else stop
+            own_inputs, own_x = inputs + 4 * start, x
+            if block < stop:
+                room = arranged + thread * arranged_bytes
+                own_x = arranged_rows(x, x_stride, own_inputs, count, row_columns, room)
             while block < stop:
                 width = min(BLOCK, stop - block)
                 row = expert * columns + block
@@ -132,9 +183,9 @@ def multiply(weight_type: str) -> Callable[..., None]:
                     tiles,
                     row,
                     row + width,
-                    x,
+                    own_x,
                     x_stride,
-                    inputs + 4 * start,
+                    own_inputs,
                     found,
                     count,
                     own,
@@ -150,9 +201,9 @@ def multiply(weight_type: str) -> Callable[..., None]:
                         tiles,
                         row,
                         row + width,
-                        x,
+                        own_x,
                         x_stride,
-                        inputs + 4 * start,
+                        own_inputs,
                         found + HALF_BYTES,
                         count,
                         own,
@@ -202,44 +253,3 @@ def _finished(
     if bias != 0:
         product = plus(product, load_part(bias + 4 * row, width))
     return product
-
-
-@inlined
-def _expert(routes: int, routes_stride: int, pair: int, used: int, first: int, count: int) -> int:
-    """Returns a pair's expert among those held, or NO_EXPERT."""
-    route = number(routes + pair // used * routes_stride + 4 * (pair % used)) - first
-    return int(route) if 0 <= route < count else NO_EXPERT
-
-
-@inlined
-def _group(
-    routes: int,
-    routes_stride: int,
-    num_pairs: int,
-    used: int,
-    first: int,
-    count: int,
-    by_pair: int,
-    places: int,
-) -> None:
-    """Writes where each expert's pairs begin, the pairs by expert, and the numbers of their inputs."""
-    pairs = places + 4 * (count + 2)
-    inputs = pairs + 4 * num_pairs
-    for place in range(count + 2):
-        put_word(places + 4 * place, 0)
-    for pair in range(num_pairs):
-        expert = _expert(routes, routes_stride, pair, used, first, count)
-        if expert != NO_EXPERT:
-            at = places + 4 * (expert + 2)
-            put_word(at, unsigned(at) + 1)
-    for expert in range(count):  # from here on the place behind an expert's is where its next pair goes
-        at = places + 4 * (expert + 2)
-        put_word(at, unsigned(at) + unsigned(at - 4))
-    for pair in range(num_pairs):
-        expert = _expert(routes, routes_stride, pair, used, first, count)
-        if expert != NO_EXPERT:
-            at = places + 4 * (expert + 1)
-            place = unsigned(at)
-            put_word(at, place + 1)
-            put_word(pairs + 4 * place, pair)
-            put_word(inputs + 4 * place, pair if by_pair != 0 else pair // used)

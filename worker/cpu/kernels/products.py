@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tplaunch.worker.cpu.integer_layout import ROWS
+from tplaunch.worker.cpu.kernels.integer_products import integer_products_of
 from tplaunch.worker.cpu.kernels.matrices import products_of, share
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import unsigned
 
 
@@ -58,5 +61,37 @@ def multiply(weight_type: str) -> Callable[..., None]:
                 own,
                 widened_rows,
             )
+
+    return kernel
+
+
+def multiply_integers(weight_type: str) -> Callable[..., None]:
+    """Makes the kernel of a weight type with an integer form, for rows that `arrange` has arranged.
+
+    A thread has `scratch_bytes` of scratch, with room for `packed_groups` times 16 rows of the matrix.
+    """
+    of_rows = integer_products_of(weight_type)
+
+    def kernel(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        x: int,
+        y: int,
+        y_stride: int,
+        num_rows: int,
+        matrix_rows: int,
+        tiles: int,
+        scratch: int,
+        scratch_bytes: int,
+        packed_groups: int,
+        thread: int,
+        num_threads: int,
+    ) -> None:
+        rows, own = unsigned(num_rows), scratch + thread * scratch_bytes
+        first, stop = own_share((matrix_rows + ROWS - 1) // ROWS, thread, num_threads)
+        first, stop = ROWS * first, min(matrix_rows, ROWS * stop)
+        of_rows(p0, p1, p2, p3, tiles, first, stop, x, y + 4 * first, y_stride, 0, rows, own, packed_groups)
 
     return kernel

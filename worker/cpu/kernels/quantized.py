@@ -7,17 +7,13 @@ from numba import float32
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.cpu.kernels.quants import store_as_bytes
 from tplaunch.worker.cpu.kernels.vectors import (
-    from_signed,
     larger,
     largest,
     load,
-    load_bytes,
     magnitude,
     nearest,
-    number,
     put,
     spread,
-    store,
     times,
     unsigned,
 )
@@ -52,24 +48,3 @@ def quantize(
         store_as_bytes(output + 32 * tile, nearest(times(first, spread(inverse))))
         store_as_bytes(output + 32 * tile + 16, nearest(times(second, spread(inverse))))
         put(output + columns + 4 * tile, scale)
-
-
-def widen(
-    x: int,
-    x_stride: int,
-    y: int,
-    y_stride: int,
-    columns: int,
-    num_rows: int,
-    thread: int,
-    num_threads: int,
-) -> None:
-    """Makes float32 of rows in eight bits."""
-    tiles = columns // COLUMN_TILE
-    count = unsigned(num_rows) * tiles
-    for index in range(count * thread // num_threads, count * (thread + 1) // num_threads):
-        row, tile = index // tiles, index % tiles
-        source, output = x + row * x_stride, y + row * y_stride + 128 * tile
-        scale = spread(number(source + columns + 4 * tile))
-        store(output, times(from_signed(load_bytes(source + 32 * tile)), scale))
-        store(output + 64, times(from_signed(load_bytes(source + 32 * tile + 16)), scale))

@@ -9,8 +9,9 @@ parts; of shorter tiles each has its own.
 
 from __future__ import annotations
 
+from tplaunch.worker.cpu.integer_layout import PARTS, SCALES_BYTES
 from tplaunch.worker.cpu.kernels.formats import blocks, float4, i_quants, k_quants, plain, ternary
-from tplaunch.worker.cpu.kernels.formats.base import PARTS, SCALES_BYTES, Weights
+from tplaunch.worker.cpu.kernels.formats.base import Weights
 
 __all__ = ["PARTS", "SCALES_BYTES", "WEIGHTS", "Weights"]
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from numba import njit
 
+from tplaunch.worker.cpu.integer_layout import PARTS
 from tplaunch.worker.cpu.kernels.quants import bytes_minus, first_half, second_half, widen_eight_halves
 from tplaunch.worker.cpu.kernels.vectors import from_signed, half, load_halves, put, store, times
 from tplaunch.worker.cpu.options import OPTIONS
 
 inlined = njit(**OPTIONS)
 Pair = Callable[..., tuple[Any, Any]]
-PARTS = 8  # of 32 columns, whose scales are prepared at once
-SCALES_BYTES = 128  # that these take at most
 
 
 @inlined
