@@ -15,7 +15,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Int32s
 
-PROTOCOL_VERSION = 15
+PROTOCOL_VERSION = 16
 HOST_KINDS = ("host", "submit", "wait", "reduce")  # of time, that the ledger of every step has
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
+from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError

@@ -18,9 +18,10 @@ from tests.models import LocalEngine, open_model
 from tests.same_bits import Bench, assert_same_bits
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.text_logits import all_logits
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan
 from tplaunch.worker.cpu.code import Kernels
 from tplaunch.worker.cpu.device import CpuDevice
 from tplaunch.worker.device import Device, DeviceId
