@@ -38,6 +38,7 @@ INSECURE_HELP = (
 SERVING_GROUP = "serving"  # of options of those commands that compute the requests of many
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once
 RECURRENT_PARALLEL = 8  # of the same, where nothing is said: each text keeps a state of megabytes
+EXPERTS_APART = "devices"  # experts on processors, all else on cards: launcher/fitting/experts_apart.py
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 
 
@@ -107,8 +108,9 @@ class RunConfig(RankOptions):
         "--expert-split",
         default=EXPERT_SPLITS[0],
         group="ranks",
-        choices=EXPERT_SPLITS,
-        help="a rank holds its columns of all experts, or all of its experts (default: %(default)s)",
+        choices=(*EXPERT_SPLITS, EXPERTS_APART),
+        help="a rank holds its columns of all experts, or some of them whole; devices has processors hold all"
+        " experts, in the machine's memory, and cards all else (default: %(default)s)",
     )
     hosts: int = option(
         "--hosts",

@@ -418,11 +418,12 @@ class LocalEngine(Engine):
         shares_routing: bool = False,
         stages: Sequence[Stage] = (),
         open_channel: Callable[[Sequence[Rank], str], LocalChannel] = LocalChannel,
+        expert_weights: Sequence[float] | None = None,
     ) -> None:
         file, spec = open_model(path)
         if not spec.is_recurrent:  # as the launcher does
             limits = dataclasses.replace(limits, num_slots=0)
-        plan = make_plan(spec, weights, expert_split, stages)
+        plan = make_plan(spec, weights, expert_split, stages, expert_weights)
         placement = placed(plan, (HEAD,) * len(plan))
         self.ranks = [
             Rank(

@@ -25,9 +25,10 @@ from tplaunch.coordinator.messages import (
     StepDone,
 )
 from tplaunch.coordinator.next_step import advanced
+from tplaunch.coordinator.split.exchanges import shares_routing
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker import kernels
 from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
@@ -124,7 +125,7 @@ class Worker:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
         self._programs = RunPrograms(
-            self._load, self._shards, self.device, self.collective, shares_routing(self._kinds)
+            self._load, self._shards, self.device, self.collective, shares_routing(share, self._kinds)
         )
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0

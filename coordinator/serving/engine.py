@@ -41,9 +41,10 @@ from tplaunch.coordinator.serving.sampling.results import (
     joined_rows,
     merge,
 )
+from tplaunch.coordinator.split.exchanges import num_all_reduces, shares_routing
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import HEAD, Placement
-from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
+from tplaunch.coordinator.split.plan import RankShare, padded
 from tplaunch.coordinator.split.stages import most_in_flight, placed
 
 Floats = npt.NDArray[np.float32]
@@ -134,8 +135,9 @@ class Engine:
     def _group(self, stage: int, kinds: Sequence[str]) -> GroupReduces:
         """Counts the all-reduces of a stage. kinds: of all ranks' devices."""
         ranks = self._placement.ranks_of_stage(stage)
-        shared = shares_routing([kinds[rank] for rank in ranks])
-        layers = self._plan[ranks[0]].stage_layers
+        first = self._plan[ranks[0]]
+        shared = shares_routing(first, [kinds[rank] for rank in ranks])
+        layers = first.stage_layers
         counts = (
             num_all_reduces(self._spec, len(ranks), with_logits, shared, layers)
             for with_logits in (False, True)

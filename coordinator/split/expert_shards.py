@@ -22,12 +22,13 @@ class ExpertCut:
     length: int  # columns of an expert
 
 
-def cut_experts(cutter: Cutter, prefix: str, experts: ExpertsSpec, share: LayerShare) -> None:
-    """Every rank has the whole router."""
-    cutter.column_parallel(
-        prefix + "ffn_gate_inp", Rows(prefix + "ffn_gate_inp", experts.count), Span(0, experts.count)
-    )
-    if prefix + EXPERT_BIAS in cutter.tensors:
+def cut_experts(
+    cutter: Cutter, prefix: str, experts: ExpertsSpec, share: LayerShare, *, routes: bool
+) -> None:
+    """A rank has the whole router, or where it does not route rows nothing of it."""
+    router = Span(0, experts.count if routes else 0)
+    cutter.column_parallel(prefix + "ffn_gate_inp", Rows(prefix + "ffn_gate_inp", experts.count), router)
+    if routes and prefix + EXPERT_BIAS in cutter.tensors:
         cutter.vector(prefix + EXPERT_BIAS, experts.count)
     cut = ExpertCut(experts.count, share.experts, share.expert_columns, experts.length)
     names, fused = (prefix + "ffn_gate_exps", prefix + "ffn_up_exps"), prefix + "ffn_gate_up_exps"

@@ -34,7 +34,7 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
         if layer.experts is not None:
-            cut_experts(cutter, prefix, layer.experts, layer_share)
+            cut_experts(cutter, prefix, layer.experts, layer_share, routes=share.holds_experts)
     if spec.embedding_norm and share.begins:
         cutter.norm(spec.embedding_norm)
     if share.ends(spec):

@@ -68,11 +68,17 @@ class RankShare:
     vocabulary: Span  # none but in the last stage, which has the output
     index: int = 0  # among the ranks of its stage
     first_layer: int = 0  # of its stage; the first stage has the embeddings, too
+    routers: tuple[int, ...] = ()  # those among the ranks of its stage that hold experts, and so route rows
 
     @property
     def stage_layers(self) -> Span:
         """The layers that its stage computes."""
         return Span(self.first_layer, self.first_layer + len(self.layers))
+
+    @property
+    def holds_experts(self) -> bool:
+        """Tells whether it needs to know which experts rows go to."""
+        return any(len(layer.experts) for layer in self.layers)
 
     @property
     def begins(self) -> bool:
@@ -115,47 +121,65 @@ def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
 
 
 def make_plan(
-    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns", stages: Sequence[Stage] = ()
+    spec: ModelSpec,
+    weights: Sequence[float],
+    expert_split: str = "columns",
+    stages: Sequence[Stage] = (),
+    expert_weights: Sequence[float] | None = None,
 ) -> tuple[RankShare, ...]:
     """One share per rank weight. Raises PlanError for a rank count or weights that can't be.
 
     expert_split: whether a rank holds its columns of all experts, or all columns of its experts. stages: they
-    cut up all layers and all ranks, in order; without any there is one.
+    cut up all layers and all ranks, in order; without any there is one. expert_weights: the ranks' for
+    experts, those that all rows go to not among them; None for the same as for all else.
     """
     if len(weights) > MAX_RANKS:
         raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
-    for weight in weights:
+    routed = weights if expert_weights is None else expert_weights
+    for weight in (*weights, *routed):
         if not 0 <= weight <= MAX_WEIGHT:
             raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
     assert expert_split in EXPERT_SPLITS, f"experts split by {expert_split!r}"
     stages = stages or (Stage(Span(0, len(weights)), Span(0, spec.num_layers)),)
-    return tuple(itertools.chain(*(_split_stage(spec, stage, weights, expert_split) for stage in stages)))
+    pairs = list(zip(weights, routed, strict=True))
+    return tuple(itertools.chain(*(_split_stage(spec, stage, pairs, expert_split) for stage in stages)))
 
 
 def _split_stage(
-    spec: ModelSpec, stage: Stage, weights: Sequence[float], expert_split: str
+    spec: ModelSpec, stage: Stage, weights: Sequence[tuple[float, float]], expert_split: str
 ) -> Iterator[RankShare]:
-    """Yields the shares of a stage's ranks. weights: of all ranks."""
-    own = tuple(weights[stage.ranks.start : stage.ranks.stop])
+    """Yields the shares of a stage's ranks. weights: of all ranks, each with that for experts."""
+    pairs = weights[stage.ranks.start : stage.ranks.stop]
+    own, routed = tuple(weight for weight, _ in pairs), tuple(weight for _, weight in pairs)
     where = "" if len(own) == len(weights) else " of a stage"
     if not 1 <= len(own) <= MAX_GROUP:
         raise PlanError(f"{len(own)} ranks{where}; from 1 to {MAX_GROUP} are possible")
     if not sum(own) > 0:
         raise PlanError(f"all rank weights{where} are 0; at least one must be more")
-    split_layer = functools.cache(functools.partial(_split_layer, weights=own, expert_split=expert_split))
-    layers = [split_layer(layer) for layer in spec.layers[stage.layers.start : stage.layers.stop]]
+    held_layers = spec.layers[stage.layers.start : stage.layers.stop]
+    if any(layer.experts is not None for layer in held_layers) and not sum(routed) > 0:
+        raise PlanError(f"all rank weights{where} for experts are 0; at least one must be more")
+
+    @functools.cache
+    def split_layer(layer: LayerSpec) -> list[LayerShare]:
+        return _split_layer(layer, own, routed, expert_split)
+
+    layers = [split_layer(layer) for layer in held_layers]
+    routers = tuple(rank for rank in range(len(own)) if any(len(shares[rank].experts) for shares in layers))
     has_output = stage.layers.stop == spec.num_layers
     vocabulary = split(spec.vocabulary_size, own) if has_output else [NOTHING] * len(own)
     for index, rank in enumerate(range(stage.ranks.start, stage.ranks.stop)):
         held = tuple(shares[index] for shares in layers)
-        yield RankShare(rank, held, vocabulary[index], index, stage.layers.start)
+        yield RankShare(rank, held, vocabulary[index], index, stage.layers.start, routers)
 
 
 EXPERT_SPLITS = ("columns", "experts")
 NOTHING = Span(0, 0)
 
 
-def _split_layer(layer: LayerSpec, weights: tuple[float, ...], expert_split: str) -> list[LayerShare]:
+def _split_layer(
+    layer: LayerSpec, weights: Sequence[float], expert_weights: Sequence[float], expert_split: str
+) -> list[LayerShare]:
     """One share a rank."""
     attention, feed_forward = layer.attention, layer.feed_forward
     heads = kv_heads = columns = recurrent = groups = [NOTHING] * len(weights)
@@ -169,7 +193,7 @@ def _split_layer(layer: LayerSpec, weights: tuple[float, ...], expert_split: str
         recurrent = _split_recurrent(layer.recurrent, weights)
         groups = [groups_of(layer.recurrent, span) for span in recurrent]
     if layer.experts is not None:
-        experts, expert_columns = _split_experts(layer.experts, weights, expert_split)
+        experts, expert_columns = _split_experts(layer.experts, expert_weights, expert_split)
     spans = zip(heads, kv_heads, columns, recurrent, groups, experts, expert_columns, strict=True)
     return [LayerShare(*held) for held in spans]
 
@@ -215,11 +239,6 @@ def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
     return Span(first, stop) if stop <= num_groups else Span(0, num_groups)
 
 
-def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
-    """Tells whether ranks hold parts of a group that is normalised as a whole, and sum its squares."""
-    return recurrent.normalises_groups and recurrent.num_groups < num_ranks
-
-
 def covering(span: Span, unit: int) -> Span:
     """Returns the units of `unit` pieces that the span touches."""
     return Span(span.start // unit, -(-span.stop // unit)) if len(span) else Span(0, 0)
@@ -228,43 +247,6 @@ def covering(span: Span, unit: int) -> Span:
 def _column_unit(columns: int, num_ranks: int) -> int:
     """Cuts at whole quantisation blocks cost no block twice, but only where the imbalance stays under 2 %."""
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
-
-
-def shares_routing(kinds: Sequence[str]) -> bool:
-    """Tells whether one rank says which experts rows go to: devices of unequal kinds round differently."""
-    return len(set(kinds)) > 1
-
-
-def num_all_reduces(
-    spec: ModelSpec,
-    num_ranks: int,
-    with_logits: bool,
-    with_shared_routing: bool = False,
-    stage: Span | None = None,
-) -> int:
-    """Counts a step's all-reduces, an even number. Without logits it ends in the last layer before those.
-
-    stage: the layers whose ranks, so many, are asked about; None for all.
-    """
-    if num_ranks == 1:
-        return 0
-    layers = spec.layers if stage is None else spec.layers[stage.start : stage.stop]
-    is_last = stage is None or stage.stop == spec.num_layers
-    count = sum(_sums_rows(layer) for layer in layers)
-    for layer in layers if with_logits or not is_last else layers[:-1]:
-        mixes = layer.attention is not None or layer.recurrent is not None
-        num_parts = mixes + layer.has_feed_forward
-        count += with_shared_routing and layer.experts is not None
-        is_parallel = spec.block.parallel and layer.recurrent is None
-        count += min(1, num_parts) if is_parallel else num_parts
-        count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)
-    return count + count % 2
-
-
-def _sums_rows(layer: LayerSpec) -> bool:
-    """Tells whether ranks exchange sums to normalise queries and keys by whole rows."""
-    norm = None if layer.attention is None else layer.attention.head_norm
-    return norm is not None and norm.span == "row"
 
 
 def padded(columns: int) -> int:

@@ -17,10 +17,11 @@ from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.commands.explain import explained_numbers, explained_text
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
 from tplaunch.launcher.commands.show_processors import print_processors, processor_numbers
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import EXPERTS_APART, RunConfig
 from tplaunch.launcher.device_choice import left_out
 from tplaunch.launcher.devices import list_devices, planned_devices
 from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
+from tplaunch.launcher.fitting.experts_apart import experts_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
 from tplaunch.launcher.hosts.opening import open_hosts
 from tplaunch.launcher.lines import say, shown, wrapped
@@ -153,6 +154,8 @@ def show_plan(config: RunConfig, as_json: bool, explains: bool = False) -> int:
     )
     print(wrapped(model_text))
     _print_table(rows)
+    if config.expert_split == EXPERTS_APART:
+        print(wrapped(experts_text(arrangement.choices)))
     for sentence in kept_text(spec, arrangement):
         print(wrapped(sentence))
     if arrangement.split is not None:

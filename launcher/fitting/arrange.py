@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.stages import placed
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import EXPERTS_APART, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import ACTIVATION_FEATURES, Fitting, Sizes, needs_for
+from tplaunch.launcher.fitting.experts_apart import check_experts_apart, is_processor
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit
+from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH
 from tplaunch.launcher.fitting.memory_places import MemoryPlace, memory_places
 from tplaunch.launcher.fitting.speeds import Measure
 from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
+from tplaunch.launcher.processors import CPU
 
 MISSING = {"f16": "cooperative matrices of float16 that kernels multiply", "q8": "integer dot product"}
 
@@ -54,17 +57,39 @@ def arrange(
     """
     check_activations(config, choices)
     _check_positions(config, model)
-    places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
+    check_experts_apart(config, model.spec, choices, weights)
+    places = memory_places(choices, config.max_memory)
     if weights is None or _has_uneven_stages(config, choices, places):
         weights, how = choose_weights(config, model, choices, places, measure)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = plan_for(config, model, weights, choices)
     needs = needs_for(config, model, plan, choices)
     sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
-    check_fit(needs, sizes.limits, places, choices)
+    try:
+        check_fit(needs, sizes.limits, places, choices)
+    except UsageError as error:
+        raise UsageError(f"{error}{_remedy(config, model, choices)}") from None
     found = tuple(rank.bytes(sizes.limits) for rank in needs)
     return Arrangement(tuple(choices), plan, sizes, found, split)
+
+
+def _remedy(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> str:
+    """Names --expert-split devices, where with it the model would fit on these cards and a processor."""
+    is_possible = model.spec.experts and config.num_stages == 1 and config.expert_split != EXPERTS_APART
+    if not is_possible or all(map(is_processor, choices)) or any(choice.host for choice in choices):
+        return ""
+    devices, together = config.devices, list(choices)
+    if not any(map(is_processor, choices)):
+        devices, together = f"{devices},{CPU}", [*choices, DeviceChoice(None, CPU)]
+    apart = replace(config, expert_split=EXPERTS_APART, tensor_split=None)
+    plan = plan_for(apart, model, [1.0] * len(together), together)
+    places, needs = memory_places(together, config.max_memory), needs_for(apart, model, plan, together)
+    context = config.context_length or BLOCK_LENGTH
+    if Fitting(apart, needs, places, together).limit(context, keep_reserve=False) is not None:
+        return ""
+    words = f"--devices {devices} --expert-split {EXPERTS_APART}"
+    return f"; it fits with {words}, which has experts in this machine's memory"
 
 
 def _has_uneven_stages(

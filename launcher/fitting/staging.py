@@ -9,8 +9,9 @@ from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.plan import RankShare, Stage, make_plan
 from tplaunch.coordinator.split.stages import cut_layers, cut_ranks, given_layers, make_stages
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import EXPERTS_APART, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.experts_apart import is_processor, weights_apart
 from tplaunch.launcher.model import Model
 
 # Of the output's bytes, for a cut of the layers. In decode every row needs the output, which is a fifth of a
@@ -25,7 +26,10 @@ def plan_for(
     stages: Sequence[Stage] = ()
     if config.num_stages > 1:
         stages = stages_for(config, model, weights, [choice.host for choice in choices])
-    return make_plan(model.spec, weights, config.expert_split, stages)
+    if config.expert_split != EXPERTS_APART:
+        return make_plan(model.spec, weights, config.expert_split, stages)
+    others, experts = weights_apart(weights, [is_processor(choice) for choice in choices])
+    return make_plan(model.spec, others, stages=stages, expert_weights=experts)
 
 
 def stages_for(

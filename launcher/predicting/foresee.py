@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
-from tplaunch.launcher.config import RunConfig
+from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.launcher.config import EXPERTS_APART, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
+from tplaunch.launcher.fitting.experts_apart import check_experts_apart
 from tplaunch.launcher.fitting.fit import rank_needs
 from tplaunch.launcher.fitting.steps import TimeSteps, time_steps
 from tplaunch.launcher.model import Model
@@ -28,7 +30,14 @@ from tplaunch.launcher.predicting.machine import (
 from tplaunch.launcher.predicting.measuring import Points, base_sample, measure_ranks
 from tplaunch.launcher.predicting.model import Prediction, Shape, predict
 from tplaunch.launcher.predicting.room import Room
-from tplaunch.launcher.predicting.wanted import HostDevice, Wanted
+from tplaunch.launcher.predicting.shares import (
+    choice_of,
+    group_plan,
+    has_experts_apart,
+    largest_shares,
+    on_processor,
+)
+from tplaunch.launcher.predicting.wanted import Wanted
 from tplaunch.launcher.predicting.ways import Way, ways
 from tplaunch.launcher.predicting.work import RankWork
 from tplaunch.launcher.processors import NUMPY
@@ -69,6 +78,7 @@ class _Foreseeing:
             config, context_length=context, parallel=parallel, pipeline=1, pipeline_split=None
         )
         self._model, self._wanted, self._time_steps = model, wanted, steps
+        check_experts_apart(self._config, model.spec, [choice_of(device) for device in wanted.devices])
         num_layers = model.spec.num_layers
         if (wanted.pipeline or 1) > num_layers:
             raise UsageError(
@@ -94,7 +104,7 @@ class _Foreseeing:
     def _choose_limits(self, context: int) -> Limits:
         devices = self._wanted.devices
         plan = self._plan(tuple(range(len(devices))))
-        choices = [_choice(device) for device in devices]
+        choices = [choice_of(device) for device in devices]
         needs = rank_needs(self._model.spec, self._model.tensors, plan, choices)
         fitting = Fitting(self._config, needs, (), choices)
         return fitting.limits(context, further=self._config.parallel - 1)
@@ -191,21 +201,7 @@ class _Foreseeing:
         }
 
     def _plan(self, group: Sequence[int]) -> tuple[RankShare, ...]:
-        """Equal shares, or as the user or descriptions weigh the ranks."""
-        devices = self._wanted.devices
-        split = self._config.tensor_split
-        weights = [1.0] * len(devices)
-        if isinstance(split, tuple):
-            if len(split) not in (len(devices), len(self._wanted.hosts[0])):
-                raise UsageError(
-                    f"--tensor-split has {len(split)} weights, but one host has {len(self._wanted.hosts[0])}"
-                    f" ranks, and all have {len(devices)}"
-                )
-            weights = [split[rank % len(split)] for rank in range(len(devices))]
-        elif split is not None:
-            rates = [device.bytes_per_second for device in devices if isinstance(device, DescribedDevice)]
-            weights = rates if len(rates) == len(devices) else weights
-        return make_plan(self._model.spec, [weights[rank] for rank in group], self._config.expert_split)
+        return group_plan(self._config, self._model.spec, self._wanted, group)
 
     def _works(self, way: Way) -> dict[int, RankWork]:
         """By the cluster's rank."""
@@ -216,6 +212,12 @@ class _Foreseeing:
             for host in sorted({self._wanted.by_rank[rank] for rank in group}):
                 ranks = [rank for rank in group if self._wanted.by_rank[rank] == host]
                 found |= self._host_works(len(group), ranks, [shares[rank] for rank in ranks], way)
+            if has_experts_apart(self._config, self._wanted, group):
+                found |= {
+                    rank: replace(found[rank], is_behind=True)
+                    for rank in group
+                    if on_processor(self._wanted.devices[rank])
+                }
         return found
 
     def _host_works(
@@ -233,10 +235,9 @@ class _Foreseeing:
             return found
         key = size, choices[0].host, tuple(choice.name for choice in choices)
         if key not in self._measured:
-            if (
-                not self._wanted.names
-            ):  # hosts like this one have about the same shares, and are measured once
-                shares = _largest(self._group_plan(way), len(choices))
+            # Hosts like this one have about the same shares, and are measured once.
+            if not self._wanted.names and self._config.expert_split != EXPERTS_APART:
+                shares = largest_shares(self._group_plan(way), len(choices))
             self._measured[key] = measure_ranks(
                 *(self._config, self._model, self._limits, size, shares, choices, self._points),
                 self._time_steps,
@@ -255,22 +256,3 @@ class _Foreseeing:
             tuple(points.together),
             points.first_chunk.rows,
         )
-
-
-def _choice(device: HostDevice) -> DeviceChoice:
-    if isinstance(device, DeviceChoice):
-        return device
-    return DeviceChoice(0, device.name, on_cpu=False, memory_bytes=device.memory_bytes, imports_memory=True)
-
-
-def _largest(plan: dict[int, RankShare], count: int) -> list[RankShare]:
-    """As many of the largest shares: a step waits for the ranks that have them."""
-
-    def size(share: RankShare) -> int:
-        layers = sum(
-            len(layer.heads) + len(layer.feed_forward) + len(layer.recurrent) + len(layer.expert_columns)
-            for layer in share.layers
-        )
-        return layers + len(share.vocabulary)
-
-    return sorted(plan.values(), key=size, reverse=True)[:count]

@@ -132,8 +132,12 @@ class _Predictor:
         return tuple(Span(start, stop) for start, stop in itertools.pairwise((0, *ends)))
 
     def _group_work(self, stage: int, kind: Callable[[RankWork], Work], layers: Span) -> Seconds:
-        """The slowest rank's."""
-        return longest([kind(self._works[rank]).of(layers) for rank in self._groups[stage]])
+        """The slowest rank's; where some compute behind the others, theirs comes to that."""
+        parts: dict[bool, list[Seconds]] = {False: [], True: []}
+        for rank in self._groups[stage]:
+            work = self._works[rank]
+            parts[work.is_behind].append(kind(work).of(layers))
+        return longest(parts[False]) + longest(parts[True])
 
     def _stage(self, stage: int, kind: Callable[[RankWork], Work], rows: int, part: float = 1.0) -> Seconds:
         """A stage's step: the slowest rank and the all-reduces. part: of the work that the step does."""

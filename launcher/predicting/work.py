@@ -31,6 +31,7 @@ class RankWork:
     together: Mapping[int, Work]  # of sequences together, by how many there are
     first_chunk: Work | None  # of the prompt; None where a device is not described so far
     last_chunk: Work | None  # which alone gets logits
+    is_behind: bool = False  # it computes a part of every layer once the group's other ranks have theirs
 
     def chunk(self, index: int, num_chunks: int) -> Work:
         """Each sees more keys than the one before, so it takes longer by as much."""

@@ -18,9 +18,10 @@ from tests.models import LocalEngine, open_model
 from tests.same_bits import Bench, assert_same_bits
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.text_logits import all_logits
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan
 from tplaunch.worker.cpu.code import Kernels
 from tplaunch.worker.cpu.device import CpuDevice
 from tplaunch.worker.device import Device, DeviceId
@@ -210,6 +211,70 @@ def test_the_same_bits_in_any_company(name: str, build: Callable[[str], Path], o
     for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
         engine = LocalEngine(path, (1, 2, 1), limits, open_device, expert_split=expert_split)
         assert_same_bits(Bench(engine, limits), (61, 37, 5), seed=0)
+
+
+@pytest.fixture
+def open_by_turns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """Opens a device for each rank: lavapipe's where it is said to be a card, or a processor's."""
+    for variable, value in driver_variables(manifest_of(find_lavapipe())).items():
+        monkeypatch.setenv(variable, value)
+    opened, kernels = list[Device](), Kernels(cache_folder())
+    are_cards: tuple[bool, ...] = request.param
+
+    def open_next(limits: Limits) -> Device:
+        is_card = are_cards[len(opened) % len(are_cards)]
+        opened.append(
+            VulkanDevice(DeviceId(0), RankOptions(), limits)
+            if is_card
+            else CpuDevice(limits, kernels, num_threads=2)
+        )
+        return opened[-1]
+
+    yield open_next
+    for device in opened:
+        device.close()
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16"])
+@pytest.mark.parametrize(
+    ("open_by_turns", "weights", "expert_weights"),
+    [((True, False), (1, 0), (0, 1)), ((False, True, True, False), (0, 3, 1, 0), (1, 0, 0, 2))],
+    indirect=["open_by_turns"],
+)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-moe")])
+def test_experts_on_processors_and_all_else_on_cards(
+    name: str,
+    open_by_turns: Opener,
+    weights: tuple[float, ...],
+    expert_weights: tuple[float, ...],
+    kv_type: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+) -> None:
+    """Processors first, too, though these have no part of the vocabulary."""
+    reference, limits = reference_of(name), dataclasses.replace(LIMITS, kv_type=kv_type)
+    engine = LocalEngine(build(name), weights, limits, open_by_turns, expert_weights=expert_weights)
+    logits = all_logits(engine, reference["tokens"].tolist())
+    assert error(logits, reference) <= MAX_ERROR[kv_type]
+
+
+@pytest.mark.parametrize("open_by_turns", [(True, False)], indirect=True)
+@pytest.mark.parametrize("name", [name for name in SAMPLE if name.endswith("-moe")])
+def test_the_same_bits_with_experts_on_processors(
+    name: str, open_by_turns: Opener, build: Callable[[str], Path]
+) -> None:
+    path = build(name)
+    is_recurrent = any(layer.recurrent is not None for layer in open_model(path)[1].layers)
+    limits = dataclasses.replace(
+        LIMITS,
+        num_blocks=24,
+        num_window_blocks=24,
+        max_sequences=3,
+        num_slots=3 if is_recurrent else 0,
+        kv_type="f16",
+    )
+    engine = LocalEngine(path, (1, 0), limits, open_by_turns, expert_weights=(0, 1))
+    assert_same_bits(Bench(engine, limits), (61, 37, 5), seed=0)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])

@@ -13,8 +13,9 @@ from tests.conformance.conftest import Reference
 from tests.conformance.test_architectures import LIMITS, MODELS, SAMPLE, Opener, open_device
 from tests.models import LocalEngine, open_model
 from tplaunch.coordinator.serving.text_logits import all_logits
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import Span, Stage, make_plan, num_all_reduces
+from tplaunch.coordinator.split.plan import Span, Stage, make_plan
 from tplaunch.coordinator.split.stages import given_layers, make_stages
 from tplaunch.worker.programs.transformer import build_program
 

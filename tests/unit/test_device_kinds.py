@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from tests.models import LIMITS, SPEC, config_of
+from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.gguf.origin import FilePart, Origin
 from tplaunch.coordinator.messages import Attached, Connect, Message, Ready
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
-from tplaunch.coordinator.split.plan import make_plan, shares_routing
+from tplaunch.coordinator.split.exchanges import shares_routing
+from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting import speeds
@@ -79,7 +81,9 @@ def test_cards_that_are_made_alike_are_of_one_kind() -> None:
 @pytest.mark.parametrize("change", OTHERS, ids=str)
 def test_a_device_with_another_driver_is_another_kind(change: dict[str, Any]) -> None:
     kinds = [CARD.kind, dataclasses.replace(CARD, **change).kind]
-    assert shares_routing(kinds) and not shares_routing(kinds[:1] * 2)
+    share = make_plan(SHAPES["qwen3-30b-a3b"].spec, [1.0, 1.0])[0]
+    assert shares_routing(share, kinds) and not shares_routing(share, kinds[:1] * 2)
+    assert not shares_routing(make_plan(SPEC, [1.0, 1.0])[0], kinds)
     paths = {open_measurements(card).path for card in (CARD, dataclasses.replace(CARD, **change))}
     assert len(paths) == 2
     assert kept_measurements(kinds).path != kept_measurements(kinds[:1] * 2).path

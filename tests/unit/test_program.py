@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import ACTIVATIONS, AUTO, Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
+from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers

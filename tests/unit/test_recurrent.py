@@ -23,9 +23,10 @@ from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.text_logits import all_logits
+from tplaunch.coordinator.split.exchanges import num_all_reduces
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces
+from tplaunch.coordinator.split.plan import PlanError, Span, make_plan
 from tplaunch.launcher.fitting.fit import RankNeeds
 from tplaunch.worker.buffers.state import state_buffers
 

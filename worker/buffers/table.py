@@ -153,9 +153,9 @@ def _expert_buffers(
     rounds = activations != "f32"
     return {
         **({QUANTIZED_PAIRS: rows(row_words(activated_length, activations), used)} if rounds else {}),
-        "router": rows(count),
+        "router": rows(count if share.holds_experts else 0),
         "routes": rows(route_length(used)),
-        "expert_tiles": Buffer(held.tile_bytes(limits.max_rows)),
+        "expert_tiles": Buffer(held.tile_bytes(limits.max_rows) if held.count else 0),
         "expert_activated": rows(activated_length, used),
         "expert_outputs": rows(output_length, used),
     }

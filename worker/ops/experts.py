@@ -168,7 +168,7 @@ class ExpertMatMul:
 class ExpertSum:
     """partials[row] = expert_outputs of the row's pairs, times their weights, from the first choice on.
 
-    In this rank's slot of a parity; pairs of other ranks' experts are left out.
+    In this rank's slot of a parity; pairs of other ranks' experts are left out. Without experts it is zeros.
     """
 
     held: HeldExperts
@@ -179,7 +179,8 @@ class ExpertSum:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("expert_outputs", "routes", *(("partials",) if self.accumulates else ())))
+        sources = ("expert_outputs", "routes") if self.held.count else ()
+        return frozenset((*sources, *(("partials",) if self.accumulates else ())))
 
     @property
     def writes(self) -> frozenset[str]:

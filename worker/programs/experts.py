@@ -33,24 +33,29 @@ def add_experts(
 ) -> None:
     """Adds the experts' outputs to this rank's partial sums, which may hold another part's already.
 
-    The rows must have been routed.
+    The rows must have been routed. Without experts a rank adds nothing: zeros, where it has no other part.
     """
     layer = f"blk.{index}"
     held = HeldExperts(experts.used, share.experts.start, len(share.experts))
     if held.count:
         _gate_up(builder, layer, experts, share)
         _down(builder, layer, experts, share)
+    elif accumulates:
+        return
     parity, scale = builder.next_parity, builder.spec.block.residual_scale
     builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
 
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
-    """Routes the normed rows.
+    """Routes the normed rows, where this rank holds experts.
 
-    Equal devices compute the same bits and decide by themselves; others are told by the first rank.
+    Equal devices compute the same bits and decide by themselves; others are told by the first rank that holds
+    experts. Ranks that hold none take part in its telling alone.
     """
-    layer, shared = f"blk.{index}", builder.shares_routing
-    decides = not shared or builder.share.index == 0
+    layer, shared, share = f"blk.{index}", builder.shares_routing, builder.share
+    if not (shared or share.holds_experts):
+        return
+    decides = not shared or share.index == share.routers[0]
     if decides:
         builder.matmul(f"{layer}.ffn_gate_inp", "normed", "router", exact=True)
     bias = f"{layer}.{EXPERT_BIAS}"
@@ -71,7 +76,8 @@ def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> No
     )
     if parity is not None:
         builder.exchange_rows(route_length(experts.used))
-        builder.add(SharedRoutes(parity))
+        if share.holds_experts:
+            builder.add(SharedRoutes(parity))
 
 
 def _gate_up(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:

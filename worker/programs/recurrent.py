@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.split.plan import LayerShare, shares_norm
+from tplaunch.coordinator.split.exchanges import shares_norm
+from tplaunch.coordinator.split.plan import LayerShare
 from tplaunch.worker.buffers.recurrent import convolution_state, convolved_length, heads_state
 from tplaunch.worker.buffers.stacks import RECURRENT_INPUTS, stacked_tensors
 from tplaunch.worker.ops.recurrent import (
