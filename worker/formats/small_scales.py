@@ -67,4 +67,5 @@ def less_32(words: Words) -> Words:
 def _bytes(*words: Words) -> npt.NDArray[np.void]:
     """Words of 64 bits, [...] each -> [...] of all their bytes."""
     joined = np.stack(words, axis=-1).astype("<u8", copy=False)
-    return joined.view(opaque(8 * len(words)))[..., 0]
+    found: npt.NDArray[np.void] = joined.view(opaque(8 * len(words)))[..., 0]
+    return found

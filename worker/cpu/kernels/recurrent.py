@@ -74,8 +74,7 @@ def pace(
 
     Threads share rows.
     """
-    rows = unsigned(num_rows)
-    first, stop = own_share(rows, thread, num_threads)
+    first, stop = own_share(unsigned(num_rows), thread, num_threads)
     for row in range(first, stop):
         source, out = times_of + row * times_stride, paces + row * paces_stride
         for at in range(0, 4 * heads, VECTOR):
@@ -223,8 +222,7 @@ def square_sums(
     num_threads: int,
 ) -> None:
     """output = the sum of squares of values * silu(gate) in each group. Threads share rows."""
-    rows = unsigned(num_rows)
-    first, stop = own_share(rows, thread, num_threads)
+    first, stop = own_share(unsigned(num_rows), thread, num_threads)
     for row in range(first, stop):
         out = output + row * output_stride
         for group in range(num_groups):
@@ -268,8 +266,7 @@ def gated_norm(
     sums: of squares of groups, in each of the slots; 0 where a vector is a group. Threads share vectors.
     """
     first_group = first_vector // vectors_per_group
-    count = unsigned(num_rows) * num_vectors
-    first, stop = own_share(count, thread, num_threads)
+    first, stop = own_share(unsigned(num_rows) * num_vectors, thread, num_threads)
     for each in range(first, stop):
         row, vector = each // num_vectors, each % num_vectors
         group, place = (
