@@ -69,6 +69,7 @@ def nodes(stack: ExitStack, folder: str, num_devices: int) -> tuple[IO[str], IO[
     """Starts what has the nodes; returns its input and output. It is gone when the stack ends."""
     environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache", "XDG_STATE_HOME": f"{folder}/state"}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", MARK: folder}
+    environment["RAY_worker_niceness"] = "0"  # with Ray's own 15 other programs leave ranks nothing
     environment["RAY_TMPDIR"] = folder  # where Ray writes its address, into a folder that it does not make
     Path(folder, "ray").mkdir()
     command = [sys.executable, "-m", "tests.ray_cluster", folder, str(num_devices)]
