@@ -30,7 +30,7 @@ class CpuChecker:
 
     @property
     def compiler(self) -> str:
-        """The packages that compile kernels, which take the place of a driver."""
+        """The packages that compile kernels, in the place of a driver."""
         return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
 
     def kernels_of(self, ops: Iterable[SmallOp]) -> Iterator[tuple[SmallOp, str]]:
