@@ -54,7 +54,8 @@ def spread(words: Words) -> Words:
     """[...] of 32 bits -> 64 bits, the bytes at every other place."""
     wide: Words = words.astype(np.uint64)
     wide = (wide | wide << 16) & 0x0000FFFF0000FFFF
-    return (wide | wide << 8) & 0x00FF00FF00FF00FF
+    wide = (wide | wide << 8) & 0x00FF00FF00FF00FF
+    return wide
 
 
 def less_32(words: Words) -> Words:
