@@ -12,7 +12,6 @@ import time
 from typing import TypeAlias
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
@@ -37,6 +36,8 @@ def end_without(socket: Socket, silence_seconds: float, start_seconds: float = S
 
 
 def _watch(monitor: Socket, silence_seconds: float, start_seconds: float) -> None:
+    from zmq.utils.monitor import recv_monitor_message  # imports asyncio, which no other rank needs
+
     end: float | None = time.monotonic() + start_seconds  # where there is no connection until then
     try:
         while True:

@@ -84,3 +84,18 @@ def test_a_numba_that_refuses_is_an_import_error(tmp_path: Path, monkeypatch: py
 def test_a_kernel_that_can_not_be_compiled_is_named(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"running\.nothing"):
         Kernels(tmp_path).compile(["running.nothing"])
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("tplaunch.launcher.cli", {"asyncio", "vulkan"}),
+        (
+            "tplaunch.worker.__main__, tplaunch.worker.cpu.device",
+            {"asyncio", "importlib.metadata", "numba", "subprocess", "vulkan"},
+        ),
+    ],
+)
+def test_a_start_imports_nothing_that_takes_long(modules: str, unwanted: set[str]) -> None:
+    program = f"import sys, {modules}; print({unwanted} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"

@@ -7,13 +7,12 @@ versions.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import os
-import subprocess
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -120,6 +119,8 @@ def _writable(folder: Path | None) -> Iterator[Path]:
 
 def _compiled_elsewhere(folder: Path, names: list[str]) -> Iterator[str]:
     """Has processes compile kernels into a folder; yields the names of those that they have done."""
+    import subprocess  # a start that finds its kernels does without
+
     count = min(len(names), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     command = [*python_words(COMPILE), str(os.getpid()), str(folder), *names]
     reading, writing = os.pipe()
@@ -157,7 +158,22 @@ def kernels_identity() -> str:
 @cache
 def _identity(target: Target) -> str:
     """Returns a name for what code comes from."""
-    found = hashlib.sha256(repr((target, [version(package) for package in PACKAGES])).encode())
+    found = hashlib.sha256(repr((target, [_version(package) for package in PACKAGES])).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(source.read_bytes())
     return found.hexdigest()[:IDENTITY_LENGTH]
+
+
+def _version(package: str) -> str:
+    """Returns the version of a package from the name of the folder that tells of it (PEP 376).
+
+    importlib.metadata finds the same, and takes longer to import than all kernels to load.
+    """
+    found = importlib.util.find_spec(package)
+    folder = Path(found.origin).parent.parent if found is not None and found.origin else Path()
+    names = sorted(path.name for path in folder.glob(f"{package}-*.dist-info"))
+    if not names:
+        from importlib.metadata import version
+
+        return version(package)
+    return ",".join(names)
