@@ -70,8 +70,9 @@ def integer_products_of(weight_type: str) -> Any:
         parts, packed = length * per_tile, own + STAGE_BYTES
         whole = (parts + PARTS - 1) // PARTS * PARTS
         group_bytes = VECTOR * own_vectors * whole
-        for start in range(first, stop, ROWS * groups):
-            end = min(stop, start + ROWS * groups)
+        together = ROWS * groups if rows > TOGETHER else ROWS  # what is used once stays in the first cache
+        for start in range(first, stop, together):
+            end = min(stop, start + together)
             for row in range(start, end, ROWS):
                 at = packed + (row - start) // ROWS * group_bytes
                 pack(p0, p1, p2, p3, row, min(ROWS, end - row) - 1, length, at, own)

@@ -13,14 +13,13 @@ from numba import njit
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.cpu.kernels.formats import PARTS, SCALES_BYTES, WEIGHTS
 from tplaunch.worker.cpu.kernels.parts_of_tiles import over_parts
+from tplaunch.worker.cpu.kernels.prefetching import prefetching
 from tplaunch.worker.cpu.kernels.tiles import GROUP, put_four, tiles
-from tplaunch.worker.cpu.kernels.vectors import prefetch, put, total, zeros
+from tplaunch.worker.cpu.kernels.vectors import put, total, zeros
 from tplaunch.worker.cpu.options import OPTIONS
 from tplaunch.worker.formats import FORMATS
 
 inlined = njit(**OPTIONS)
-NUM_PLANES = 4  # that kernels take addresses of
-LINE = 64  # bytes of a cache
 OWN_BYTES = GROUP * SCALES_BYTES  # of a thread's scratch, before the widened rows
 
 
@@ -35,7 +34,7 @@ def products_of(weight_type: str) -> tuple[Any, Any]:
     per_tile = FORMATS[weight_type].tile_columns // COLUMN_TILE
     accumulate_four, accumulate, widen = over_parts(pair, per_tile == PARTS)
 
-    prefetch_block = _prefetching(weight_type)
+    prefetch_four = prefetching(weight_type, GROUP)
 
     @inlined
     def of_one_row(
@@ -46,8 +45,7 @@ def products_of(weight_type: str) -> tuple[Any, Any]:
             a, b, c, d = zeros(), zeros(), zeros(), zeros()
             for start in range(0, parts, PARTS):
                 tile, count = row * length + start // per_tile, min(PARTS, parts - start)
-                for below in range(GROUP, 2 * GROUP):  # what comes next
-                    prefetch_block(p0, p1, p2, p3, tile + below * length)
+                prefetch_four(p0, p1, p2, p3, row * length + GROUP * (start // per_tile))
                 prepare(p0, p1, p2, p3, tile, count, own)
                 prepare(p0, p1, p2, p3, tile + length, count, own + SCALES_BYTES)
                 prepare(p0, p1, p2, p3, tile + 2 * length, count, own + 2 * SCALES_BYTES)
@@ -98,29 +96,6 @@ def products_of(weight_type: str) -> tuple[Any, Any]:
             tiles(widened, row_bytes, count, x, x_stride, x_rows, at, y_stride, y_rows, rows)
 
     return of_one_row, of_rows
-
-
-def _prefetching(weight_type: str) -> Any:
-    """Makes what prefetches eight parts of a row, by the number of their first tile."""
-    weight_format = FORMATS[weight_type]
-    tiles_of_parts = PARTS * COLUMN_TILE // weight_format.tile_columns
-    nbytes = [0] * (weight_format.codebook_bytes > 0) + list(weight_format.plane_bytes) + [0] * NUM_PLANES
-    b0, b1, b2, b3 = nbytes[:NUM_PLANES]
-
-    @inlined
-    def prefetch_block(p0: int, p1: int, p2: int, p3: int, tile: int) -> None:
-        _prefetch_all(p0 + b0 * tile, b0 * tiles_of_parts)
-        _prefetch_all(p1 + b1 * tile, b1 * tiles_of_parts)
-        _prefetch_all(p2 + b2 * tile, b2 * tiles_of_parts)
-        _prefetch_all(p3 + b3 * tile, b3 * tiles_of_parts)
-
-    return prefetch_block
-
-
-@inlined
-def _prefetch_all(address: int, nbytes: int) -> None:
-    for line in range(0, nbytes, LINE):
-        prefetch(address + line)
 
 
 @inlined

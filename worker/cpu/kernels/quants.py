@@ -241,8 +241,12 @@ def odd_negated(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
 
 @function(types.void, PLACE, FLOATS)
 def store_as_bytes(builder: ir.IRBuilder, address: ir.Value, vector: ir.Value) -> None:
-    """Stores integers of eight bits with signs; what is not a number is 0."""
-    kind = ir.FunctionType(WORDS.of_llvm, [FLOATS.of_llvm])
-    name = f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32"
-    words = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
+    """Stores whole numbers as bytes from -127 to 127; what is not a number is 0."""
+    held = FLOATS.of_llvm
+    is_number = builder.fcmp_ordered("ord", vector, vector)
+    vector = builder.select(is_number, vector, ir.Constant(held, [0.0] * LANES))
+    for compared, bound in ((">", 127.0), ("<", -127.0)):
+        bounds = ir.Constant(held, [bound] * LANES)
+        vector = builder.select(builder.fcmp_ordered(compared, vector, bounds), bounds, vector)
+    words = builder.fptosi(vector, WORDS.of_llvm)
     builder.store(builder.trunc(words, BYTES.of_llvm), pointer_to(builder, address, BYTES.of_llvm), align=1)

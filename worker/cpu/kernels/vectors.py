@@ -33,7 +33,7 @@ from tplaunch.worker.cpu.kernels.building import (
     spread_value,
 )
 
-READ, KEPT, DATA = 0, 3, 1  # of a prefetch: not to be written, kept in all caches, no code
+READ, SECOND, DATA = 0, 2, 1  # of a prefetch: not to be written, into the second cache, no code
 
 # Memory. An address needs to be aligned to an element only.
 
@@ -131,7 +131,7 @@ def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     pointer = pointer_to(builder, address, BYTE)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, WORD, WORD, WORD])
     asked = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(asked, [pointer, *(ir.Constant(WORD, value) for value in (READ, KEPT, DATA))])
+    builder.call(asked, [pointer, *(ir.Constant(WORD, value) for value in (READ, SECOND, DATA))])
 
 
 @function(types.void, PLACE, PLACE, types.int64, types.int64)
