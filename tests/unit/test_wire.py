@@ -34,7 +34,15 @@ from tplaunch.coordinator.messages import (
     StepDone,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.options import ALL_REDUCES, DISPENSABLE, MAX_CPU_THREADS, RankOptions, SUMS, WAITINGS, WIRES
+from tplaunch.coordinator.options import (
+    ALL_REDUCES,
+    DISPENSABLE,
+    MAX_CPU_THREADS,
+    SUMS,
+    WAITINGS,
+    WIRES,
+    RankOptions,
+)
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
