@@ -60,6 +60,31 @@ def test_logits(
     assert found < reference["swap_nmse"] / times, "the model hardly tells one order of tokens from another"
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("qwen3moe-moe", ("--devices", "0,cpu", "--kv-type", "f32")),
+        ("qwen3moe-moe", ("--devices", "cpu,0", "--prefill-chunk", "7", "--kv-type", "q8_0")),
+        ("deepseek2-moe", ("--devices", "cpu,0,0,numpy", "--tensor-split", "1,2,1,2")),
+        ("qwen2moe-moe", ("--devices", "0,cpu,cpu,0", "--pipeline-split", "1,1", "--sums", "moved")),
+    ],
+)
+def test_experts_on_processors_and_all_else_on_cards(
+    tplaunch: CommandLine,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    tmp_path: Path,
+    name: str,
+    options: tuple[str, ...],
+) -> None:
+    """Whichever comes first, in stages, and with processors of which one tells another where rows go."""
+    reference, words = reference_of(name), ("--expert-split", "devices", *options)
+    logits = run(tplaunch, build(name), reference["tokens"], tmp_path / "logits.npz", *words)
+    kv_type = options[options.index("--kv-type") + 1] if "--kv-type" in options else "f16"
+    bound = 1e-6 if kv_type == "f32" else MAX_ERROR[kv_type]
+    assert error(logits, reference) <= bound
+
+
 @pytest.mark.parametrize("devices", ["0,0,0", "numpy"])
 @pytest.mark.parametrize("chunk", ["1", "7"])
 def test_prefill_in_chunks_gives_the_same(
