@@ -20,6 +20,9 @@ from tplaunch.worker.cpu.target import ENTRY, Target, host
 
 KERNELS = "tplaunch.worker.cpu.kernels"
 TYPES = {int: types.int64, float: types.float32}
+# Modules whose loops compute several vectors at once already: unrolling them takes half of a compiler's time,
+# and makes code that is twice as long and slower. A row's products by Q4_K are a tenth slower without.
+NOT_UNROLLED = (f"{KERNELS}.attention",)
 IN_LLVM = {int: "i64", float: "float"}
 
 
@@ -43,7 +46,8 @@ def compiled(function: Callable[..., None], target: Target) -> tuple[list[str], 
     """
     parameters, text = in_llvm(function)
     machine = target.machine()
-    code: bytes = machine.emit_object(optimized(text, target, machine))
+    module = optimized(text, target, machine, unrolls=function.__module__ not in NOT_UNROLLED)
+    code: bytes = machine.emit_object(module)
     return parameters, code
 
 
@@ -77,7 +81,7 @@ def _entry(function: str, held: list[type]) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
-def optimized(text: str, target: Target, machine: Any) -> Any:
+def optimized(text: str, target: Target, machine: Any, unrolls: bool = True) -> Any:
     """Makes of LLVM's text a module for a processor."""
     lines = [line for line in text.splitlines() if not line.startswith(("target ", "source_filename"))]
     module = llvm.parse_assembly("\n".join(lines))
@@ -90,7 +94,9 @@ def optimized(text: str, target: Target, machine: Any) -> Any:
         if not held.is_declaration:
             held.linkage = "internal"
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options = llvm.create_pipeline_tuning_options(speed_level=3 if unrolls else 2)
+    options.loop_unrolling = unrolls
+    options.loop_vectorization = False  # vectors are stated; what is left are addresses
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     return module
