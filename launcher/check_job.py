@@ -43,7 +43,8 @@ class Outcome:
 class DeviceReport:
     """All checks of a device. `error` says why there are no more."""
 
-    index: int | None
+    index: int | None  # None for processors
+    word: str  # as --devices takes it
     device: str
     driver: str = ""
     count: int = 0  # of checks that there should be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tplaunch.launcher.devices import DeviceChoice
 
@@ -32,6 +33,14 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
     for rank, share in zip(threaded, _deal([choices[rank] for rank in threaded], left or cores), strict=True):
         found[rank] = share
     return found
+
+
+def with_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[DeviceChoice]:
+    """Names the cores that ranks of compiled kernels are to have beside the others: each alone has all."""
+    return [
+        replace(choice, own_cores=frozenset(share)) if choice.has_threads else choice
+        for choice, share in zip(choices, rank_cores(choices, cores), strict=True)
+    ]
 
 
 def _deal(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:

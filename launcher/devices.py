@@ -196,9 +196,11 @@ def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceCh
     if not wants_all and not any(choice.on_cpu and choice.index is not None for choice in choices):
         return []
     if wants_all and on_cpu and all(choice.index is None for choice in choices):
+        taken = f"runs on {', '.join(choice.name for choice in choices)}"
         if not listed.devices:
-            return [f"there is no Vulkan device ({listed.reason})"]
-        return ["none of the Vulkan devices can be used; `tplaunch devices` says why", *listed.closed]
+            return [f"there is no Vulkan device ({listed.reason}); the model {taken}"]
+        told = f"none of the Vulkan devices can be used, `tplaunch devices` says why; the model {taken}"
+        return [told, *listed.closed]
     spare = [str(index) for index, reason in left_out(listed.devices).items() if reason == TOO_MANY]
     too_many = (
         [f"no part is taken by the devices {', '.join(spare)}: {TOO_MANY}"] if wants_all and spare else []

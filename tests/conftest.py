@@ -125,8 +125,19 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def device_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """XDG_CACHE_HOME of all runs: what is measured or compiled for a device is so once a session."""
-    return tmp_path_factory.mktemp("cache")
+    """XDG_CACHE_HOME of all runs: what is measured or compiled for a device is so once a session.
+
+    Processors' kernels are compiled once for all processes that share the tests (pytest-xdist). It takes
+    seconds for each, and a kernel's file is whole and right, or is compiled anew.
+    """
+    folder, together = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        together = together.parent
+    kernels = together / "kernels"
+    kernels.mkdir(mode=0o700, exist_ok=True)
+    (folder / "tplaunch").mkdir(mode=0o700)
+    (folder / "tplaunch/kernels").symlink_to(kernels)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ TYPES = sorted({name.lower() for name in (*WEIGHT_TYPES, *KV_TYPES)}, key=len, r
 
 def described(report: DeviceReport, every_kernel: bool = False) -> str:
     """A device, a line for each kind of kernels and for each wrong kernel, and a summary."""
-    lines = [f"{report.index}  {report.device}", f"   driver {report.driver or 'unknown'}"]
+    lines = [headline(report)]
     by_kernel = _grouped(report.outcomes, _base)
     shown = by_kernel if every_kernel else _grouped(report.outcomes, _kind)
     if shown:
@@ -32,6 +32,12 @@ def described(report: DeviceReport, every_kernel: bool = False) -> str:
         f"{right} of {len(by_kernel)} kernels are right" + (f"; {report.error}" if report.error else "")
     )
     return "\n".join(lines)
+
+
+def headline(report: DeviceReport) -> str:
+    """Names a device, and what makes its kernels."""
+    what = "by" if report.index is None else "driver"
+    return f"{report.word}  {report.device}\n   {what} {report.driver or 'unknown'}"
 
 
 def _base(outcome: Outcome) -> tuple[str, str]:
@@ -111,6 +117,7 @@ def kernels_json(report: DeviceReport) -> dict[str, Any]:
         )
     return {
         "index": report.index,
+        "word": report.word,
         "device": report.device,
         "driver": report.driver,
         "right": report.is_right,

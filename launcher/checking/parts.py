@@ -18,7 +18,7 @@ OnBegun = Callable[[str], None]  # told what is measured now, in words
 
 def part_figures(config: JobConfig, choice: DeviceChoice, on_begun: OnBegun) -> Iterator[Figure]:
     """Yields the figures of every part; of one that fails those that it had, and one that says so."""
-    for part in BUDGETS:
+    for part in (COPIES, PRODUCTS) if choice.has_threads else BUDGETS:
         yield from _figures_of(config, choice, part, on_begun)
 
 

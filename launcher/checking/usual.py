@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from tplaunch.worker.jobs.figures import Figure
 
-COPY, PEAKS = "copy.device", ("peak.f32", "peak.f16", "peak.q8")
+COPY, READ, PEAKS = "copy.device", "read.memory", ("peak.f32", "peak.f16", "peak.q8")
 # A part of what figures are shares of, under which something of a card is worth looking at. docs/gpus.md says
 # why so much; drivers for CPUs are bound by other things.
 LEAST_SHARES = {"matvec.": 0.4, "matmul.": 0.15}
 LEAST = {"copy.from_host": 3e9, "copy.to_host": 3e9, "copy.read": 1e9}  # bytes per second
 MOST = {"wait.block": 200e-6, "exchange.block": 400e-6}  # seconds
 SEE = "docs/gpus.md says what to do"
-WORDS = {COPY: "copy", **dict.fromkeys(PEAKS, "peak")}
+WORDS = {COPY: "copy", READ: "reading", **dict.fromkeys(PEAKS, "peak")}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ def shares(figures: Sequence[Figure]) -> Mapping[str, Share]:
     found = {}
     for key, value in values.items():
         of = _whole_of(key)
+        if of == COPY and READ in values:  # a processor's, which writes little of what it reads
+            of = READ
         whole = values.get(of)
         if value is not None and whole:
             found[key] = Share(value / whole, of)

@@ -12,7 +12,7 @@ from typing import Any
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.check_job import DeviceReport, check_device
 from tplaunch.launcher.checking.figure_report import figures_json, figures_text
-from tplaunch.launcher.checking.kernel_report import described, kernels_json
+from tplaunch.launcher.checking.kernel_report import described, headline, kernels_json
 from tplaunch.launcher.checking.models import prompt_figures, rank_figures
 from tplaunch.launcher.checking.pairs import pair_figures
 from tplaunch.launcher.checking.parts import part_figures
@@ -75,11 +75,10 @@ def check(config: CheckConfig) -> int:
 
     A signal that ends it is raised again, behind what was found by then.
     """
-    choices = [choice for choice in dict.fromkeys(select_devices(config.devices)) if choice.index is not None]
+    choices = [choice for choice in dict.fromkeys(select_devices(config.devices)) if not choice.in_numpy]
     if not choices:
         raise UsageError(
-            f"--devices {config.devices}: NumPy is what kernels are checked against, and those for"
-            " processors come without a driver; name a Vulkan device"
+            f"--devices {config.devices}: NumPy is what kernels are checked against; name another device"
         )
     checks = Checks(config)
     try:
@@ -103,7 +102,8 @@ class Checks:
         """Checks everything."""
         for choice in choices:
             self._check_device(choice)
-        for pair in () if self._config.quick else itertools.pairwise(choices):
+        pairs = itertools.pairwise(choice for choice in choices if not choice.has_threads)
+        for pair in () if self._config.quick else pairs:
             self._pairs.append(FoundFigures(pair))
             if not self._config.json:
                 print(f"\n{pair[0].index} and {pair[1].index}  {pair[0].name} and {pair[1].name}")
@@ -126,7 +126,7 @@ class Checks:
 
     def _check_device(self, choice: DeviceChoice) -> None:
         config, progress = self._config, self._progress
-        report = DeviceReport(choice.index, choice.name, choice.driver)
+        report = DeviceReport(choice.index, choice.word, choice.name, choice.driver)
         self._devices.append(FoundDevice(report))
         if not config.speeds:
             self._unshown = report
@@ -136,12 +136,12 @@ class Checks:
             return
         told = (
             part_figures(config, choice, progress.measuring),
-            pair_figures(config, (choice, choice), progress.measuring),
+            () if choice.has_threads else pair_figures(config, (choice, choice), progress.measuring),
             prompt_figures(config, choice, progress.measuring),
             rank_figures(config, choice, progress.measuring),
         )
         if config.speeds and not config.json:
-            print(f"{choice.index}  {choice.name}\n   driver {choice.driver or 'unknown'}", flush=True)
+            print(headline(report), flush=True)
         self._devices[-1].speeds = FoundFigures((choice,))
         self._take(self._devices[-1].speeds, itertools.chain(*told))
 

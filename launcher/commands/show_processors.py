@@ -6,11 +6,11 @@ from typing import Any
 
 from tplaunch.launcher.fitting.fit import mebibytes
 from tplaunch.launcher.lines import wrapped
-from tplaunch.launcher.memory_nodes import MemoryNode, memory_nodes
+from tplaunch.launcher.memory_nodes import MemoryNode, memory_nodes, one_of_each_core
 from tplaunch.launcher.near_cores import core_text
-from tplaunch.launcher.node_bandwidth import read_bandwidth
 from tplaunch.launcher.processors import CPU, CPUS, NUMPY
 from tplaunch.launcher.rank_words import threads_of_kernels
+from tplaunch.worker.cpu.bandwidth import read_bandwidth
 from tplaunch.worker.cpu.usable import unusable
 
 
@@ -27,7 +27,7 @@ def _numbers(node: MemoryNode) -> dict[str, Any]:
         "threads": threads_of_kernels(cores, 1),
         "memory_bytes": node.memory_bytes or None,
         "available_bytes": node.available_bytes or None,
-        "bytes_per_second": read_bandwidth(node),
+        "bytes_per_second": read_bandwidth(sorted(one_of_each_core(node.cores))),
     }
 
 

@@ -39,7 +39,7 @@ def reference(device_cache: Path) -> Iterator[dict[str, Any]]:
     command_line.close()
 
 
-@pytest.mark.parametrize("devices", ["0", "0,0,0,0"])
+@pytest.mark.parametrize("devices", ["0", "0,0,0,0", "cpu,cpu"])
 def test_a_whole_story(tplaunch: CommandLine, reference: dict[str, Any], devices: str) -> None:
     check(tell(tplaunch, devices), reference)
 
@@ -55,6 +55,21 @@ def test_what_make_demo_runs_tells_it(tplaunch: CommandLine, reference: dict[str
     tplaunch.program = ["bash", str(REPOSITORY / ".ci/demo.sh")]
     tplaunch.validate = False  # no option of the demo's
     result = tplaunch(check=True)
+    assert result.stdout.endswith(f"\n{PROMPT}{reference['text']}\n")
+
+
+def test_what_make_demo_runs_tells_it_on_processors_without_a_loader(
+    tplaunch: CommandLine, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    if not (REPOSITORY / ".venv/bin/tplaunch").exists():
+        pytest.skip("`make demo` runs what is in .venv, and there is none")
+    none = tmp_path / "ldconfig"  # that knows of no library
+    none.write_text("#!/bin/sh\n")
+    none.chmod(0o755)
+    tplaunch.program = ["bash", str(REPOSITORY / ".ci/demo.sh")]
+    tplaunch.validate = False
+    result = tplaunch(env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    assert "--devices cpu,cpu" in result.stdout
     assert result.stdout.endswith(f"\n{PROMPT}{reference['text']}\n")
 
 

@@ -47,11 +47,12 @@ def test_parts_on_a_medium_that_is_not_written_to(tplaunch: CommandLine, split: 
         split.folder.chmod(0o755)
 
 
-def test_shares_by_speed(tplaunch: CommandLine, split: Split) -> None:
+@pytest.mark.parametrize("slower", ["numpy", "cpu"])
+def test_shares_by_speed(tplaunch: CommandLine, split: Split, slower: str) -> None:
     """The shares are those of the plan, are kept, and change no token."""
     model = split.whole
     expected = tokens(tplaunch, "--devices", "numpy", model)
-    options = ("--devices", "0,numpy", "--tensor-split", "auto", model)
+    options = ("--devices", f"0,{slower}", "--tensor-split", "auto", model)
     first = plan(tplaunch, *options)
     assert first["split"].endswith(": by speed")
     result = tplaunch(*GENERATE, "-v", *options, check=True)

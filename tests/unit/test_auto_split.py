@@ -63,6 +63,25 @@ def test_equal_devices_share_equally(speeds: dict[str, float]) -> None:
     assert speeds == {}
 
 
+def test_kernels_for_processors_are_measured_on_the_cores_that_the_others_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[DeviceChoice] = []
+
+    def device_speed(_config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
+        asked.append(choice)
+        return 10.0 * len(choice.own_cores or "1")
+
+    monkeypatch.setattr(measured, "device_speed", device_speed)
+    monkeypatch.setattr(measured, "usable_cores", lambda: list(range(7)))
+    cpu = DeviceChoice(None, "cpu")
+    assert rank_speeds(AUTO, [DeviceChoice(0, "llvmpipe"), cpu, cpu]) == [10.0, 30.0, 30.0]
+    assert [sorted(choice.own_cores) for choice in asked] == [[], [1, 2, 3]]
+    assert rank_speeds(AUTO, [gpu(0, 24), cpu]) == [10.0, 60.0]
+    monkeypatch.setattr(measured, "usable_cores", lambda: [5])
+    assert rank_speeds(AUTO, [gpu(0, 24), cpu, cpu]) == [10.0, 5.0, 5.0]
+
+
 def test_a_fast_and_a_slow_card_with_room_share_by_speed(speeds: dict[str, float]) -> None:
     speeds["gpu 0"], speeds["gpu 1"] = 300, 100
     found = arranged(gpu(0, 24), gpu(1, 24))

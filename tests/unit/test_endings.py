@@ -71,7 +71,7 @@ def saying(*messages: Any, then: bytes = b"") -> str:
 
 
 def checked() -> DeviceReport:
-    report = DeviceReport(GPU.index, GPU.name)
+    report = DeviceReport(GPU.index, GPU.word, GPU.name)
     check_device(CONFIG, GPU, report, lambda report: None)
     return report
 

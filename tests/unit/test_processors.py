@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from tplaunch.launcher.commands import show_processors
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.cores import rank_cores, with_cores
 from tplaunch.launcher.devices import DeviceChoice, planned_devices, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.memory_nodes import MemoryNode, memory_nodes, one_of_each_core
-from tplaunch.launcher.node_bandwidth import read_bandwidth
 from tplaunch.launcher.processors import (
     CPU,
     NUMPY,
@@ -23,6 +22,7 @@ from tplaunch.launcher.processors import (
 )
 from tplaunch.launcher.rank_words import rank_words
 from tplaunch.worker.cpu import usable
+from tplaunch.worker.cpu.bandwidth import read_bandwidth
 from tplaunch.worker.cpu.usable import cpu_flags, unusable, why_not
 
 CARD, LAVAPIPE = DeviceChoice(0, "a card", on_cpu=False), DeviceChoice(1, "llvmpipe")
@@ -60,7 +60,7 @@ def test_nodes_are_those_with_cores_for_this_process(tmp_path: Path) -> None:
 
 def test_a_node_is_read_by_its_cores_at_some_speed() -> None:
     before = os.sched_getaffinity(0)
-    assert 1e7 < read_bandwidth(memory_nodes()[0]) < 1e13
+    assert 1e7 < read_bandwidth(sorted(memory_nodes()[0].cores)) < 1e13
     assert os.sched_getaffinity(0) == before  # only those of its threads change
 
 
@@ -69,7 +69,7 @@ def test_devices_tells_of_memory_nodes(
 ) -> None:
     nodes = [MemoryNode(0, frozenset({0, 1}), 4 << 30, 1 << 30), MemoryNode(1, frozenset({2}))]
     monkeypatch.setattr(show_processors, "memory_nodes", lambda: nodes)
-    monkeypatch.setattr(show_processors, "read_bandwidth", lambda node: 2e10 / (1 + node.number))
+    monkeypatch.setattr(show_processors, "read_bandwidth", lambda cores: 2e10 / (1 + (2 in cores)))
     first, second = show_processors.processor_numbers()
     assert (first["word"], first["cores"], first["available_bytes"]) == ("cpu:0", [0, 1], 1 << 30)
     assert (second["word"], second["memory_bytes"], second["bytes_per_second"]) == ("cpu:1", None, 1e10)
@@ -205,6 +205,14 @@ def test_kernels_get_the_cores_that_others_leave(
     choices: list[DeviceChoice], expected: list[range | list[int]]
 ) -> None:
     assert rank_cores(choices, range(16)) == list(map(list, expected))
+
+
+def test_kernels_are_measured_on_the_cores_that_they_will_have() -> None:
+    found = with_cores([CARD, KERNELS, LAVAPIPE, KERNELS], range(16))
+    expected = rank_cores([CARD, KERNELS, LAVAPIPE, KERNELS], range(16))
+    assert [found[0], found[2]] == [CARD, LAVAPIPE]
+    for rank in (1, 3):
+        assert rank_cores([found[rank]], range(16)) == [expected[rank]] != [list(range(16))]
 
 
 def test_ranks_share_cores_where_there_are_too_few() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 import tplaunch.worker.jobs.speed
 from tests.models import config_of
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed, rank_speeds
+from tplaunch.worker.cpu import code
 from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.messages import Speed, SpeedJob
 from tplaunch.worker.jobs.speed import LIMITS, measure_speed
@@ -59,6 +62,24 @@ def test_a_speed_is_measured_once_unless_anew(cache: Path, monkeypatch: pytest.M
         found.append(run_speed_job(SpeedJob(True, anew), NUMPY_ID).weights_per_second)
     assert found == [3e9, 3e9, 5e9, 5e9]
     assert len(list(cache.iterdir())) == 1
+
+
+def test_a_speed_of_kernels_is_that_of_their_cores(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([3e9, 5e9, 7e9, 9e9])
+    monkeypatch.setattr(tplaunch.worker.jobs.speed, "measure_speed", lambda *_: next(speeds))
+    cores: set[int] = {0, 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: cores)
+    job, by_two = SpeedJob(False, False), SpeedJob(False, False, options=RankOptions(cpu_threads=2))
+
+    def found(job: SpeedJob) -> float:
+        return run_speed_job(job, DeviceId(None, num_threads=1)).weights_per_second
+
+    assert [found(job), found(by_two), found(job)] == [3e9, 5e9, 3e9]
+    cores.add(2)
+    assert [found(job), found(job)] == [7e9, 7e9]
+    monkeypatch.setattr(code, "_identity", lambda _target: "other kernels")
+    assert found(job) == 9e9
+    assert len(list(cache.glob("*.json"))) == 1
 
 
 def test_a_process_measures_numpy(cache: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_command_tells_of_a_refused_kernel_and_goes_on(monkeypatch: pytest.M
     few = [small_op(op, "f32", 1) for op in (UnitNorm(1, 128, 1e-6), Clamp(4, 0.75))]
     monkeypatch.setattr(check, "every_op", lambda *arguments: few)
     refuse(monkeypatch, "unit_norm")
-    report, begun = DeviceReport(0, "a device"), list[Outcome | None]([None])
+    report, begun = DeviceReport(0, "0", "a device"), list[Outcome | None]([None])
     check.check_kernels(
         CheckJob(0, True), DeviceId(0), lambda said: begun.append(_heard(report, begun[-1], said))
     )

@@ -45,7 +45,7 @@ class Kernels:
     def __init__(self, folder: Path | None) -> None:
         self._held: dict[str, Kernel] = {}
         self.num_compiled = 0
-        self._folder = None if folder is None else folder / "kernels" / _identity(host())
+        self._folder = None if folder is None else folder / "kernels" / kernels_identity()
 
     def __getitem__(self, name: str) -> Kernel:
         """name: module.function, below kernels/."""
@@ -88,6 +88,11 @@ def _loaded(code: bytes) -> Any:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
+
+
+def kernels_identity() -> str:
+    """Names all kernels as they are compiled for this processor: others have another name."""
+    return _identity(host())
 
 
 @cache

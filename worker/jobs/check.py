@@ -22,6 +22,9 @@ NUM_AHEAD = 32  # checks whose kernels are compiled together, by threads
 
 def check_kernels(job: CheckJob, device_id: DeviceId, say: Callable[[Any], None]) -> None:
     """Runs the checks from job.start on, and says a message of each step. Raises DeviceError."""
+    if device_id.index is None:
+        _check_processors(job, device_id, say)
+        return
     from tplaunch.worker.vulkan.device import VulkanDevice
 
     device = VulkanDevice(device_id, job.options, LIMITS)
@@ -43,13 +46,30 @@ def check_kernels(job: CheckJob, device_id: DeviceId, say: Callable[[Any], None]
         device.close()
 
 
+def _check_processors(job: CheckJob, device_id: DeviceId, say: Callable[[Any], None]) -> None:
+    """Does the same for processors, whose kernels have no variants."""
+    from tplaunch.worker.cpu.checking import CpuChecker
+
+    threads = job.options.cpu_threads or device_id.num_threads
+    checker = CpuChecker(threads, job.options.timeout_seconds)
+    runs = list(checker.kernels_of(every_op(frozenset(), False)))
+    say(CheckList(checker.device, checker.compiler, len(runs)))
+    for op, kernel in runs[job.start :]:
+        say(CheckBegun(kernel, kernel, "", _words(op)))
+        error, bound = checker.error(op)
+        say(CheckEnded(error if math.isfinite(error) else None, bound, ""))
+
+
+def _words(op: SmallOp) -> str:
+    return f"{op.op}, {op.num_rows} rows, cache {op.kv_type}"
+
+
 def _check(checker: Checker, runs: Sequence[tuple[SmallOp, Variant]], say: Callable[[Any], None]) -> bool:
     """Until one fails, which gives False: what comes after it is no longer sure."""
     for op, variant in runs:
         asked = checker.ask(op)
         kernel, family = asked.kernel_of(variant), asked.family or asked.kernel
-        words = f"{op.op}, {op.num_rows} rows, cache {op.kv_type}"
-        say(CheckBegun(kernel, family, variant.suffix, words))
+        say(CheckBegun(kernel, family, variant.suffix, _words(op)))
         error, refusal = math.nan, ""
         try:
             error = checker.error(op, variant, kernel)

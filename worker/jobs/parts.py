@@ -60,6 +60,11 @@ Say = Callable[[Any], None]
 
 def measure_part(job: PartJob, device_id: DeviceId, say: Say) -> None:
     """Says a FigureBegun and a Figure for each number of a part. Raises DeviceError."""
+    if device_id.index is None:
+        from tplaunch.worker.jobs.processor_figures import measure_part as measure_processors
+
+        measure_processors(job, device_id, say)
+        return
     deadline = time.monotonic() + job.seconds
     if job.part == WAITS:
         _waits(job, device_id, say)

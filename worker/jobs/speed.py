@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.random_weights import RandomWeights
 
+CPU = "cpu"  # the name of a device of compiled kernels
 TYPE, COLUMNS = "Q8_0", 4096
 NUM_WEIGHTS, NUM_WEIGHTS_ON_CPU = 1 << 27, 1 << 24  # of the matrix: more bytes than a cache has
 NUM_PRODUCTS = 4  # in one submission, so that its cost does not count
@@ -57,7 +59,7 @@ def device_speed(job: SpeedJob, device_id: DeviceId) -> Speed:
 def _kept_speed(device: Device, options: RankOptions, anew: bool, measure: Callable[[], float]) -> float:
     """The same at every start, so that a split stays what it is."""
     measurements = _measurements(device)
-    option = " ".join(["matrix-vector", *sorted(options.without)])
+    option = " ".join(["matrix-vector", *sorted(options.without), *_threads(device, options)])
     kept = measurements.get(NAME).get(option)
     if kept and not anew:
         return kept
@@ -68,6 +70,14 @@ def _kept_speed(device: Device, options: RankOptions, anew: bool, measure: Calla
     return speed
 
 
+def _threads(device: Device, options: RankOptions) -> list[str]:
+    """Says on which cores compiled kernels run, and by how many threads where that is not one for each."""
+    if device.name != CPU:
+        return []
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    return [f"on {cores}", *([f"by {options.cpu_threads}"] if options.cpu_threads else [])]
+
+
 def _measurements(device: Device) -> Measurements:
     """With what else was measured on the device."""
     from tplaunch.worker.vulkan.device import VulkanDevice  # imported only now: NumPy needs no Vulkan loader
@@ -75,35 +85,52 @@ def _measurements(device: Device) -> Measurements:
 
     if isinstance(device, VulkanDevice):
         return open_measurements(device.info)
-    return Measurements(cache_folder(), {"kind": device.kind, "node": platform.node()}, kernels_hash())
+    kernels = kernels_hash()
+    if device.name == CPU:
+        from tplaunch.worker.cpu.code import kernels_identity
+
+        kernels = kernels_identity()
+    return Measurements(cache_folder(), {"kind": device.kind, "node": platform.node()}, kernels)
 
 
 def measure_speed(device: Device, num_weights: int, clock: Callable[[], float]) -> float:
     """Weights per second of a matrix-vector product. Raises DeviceError."""
-    rows = max(1, num_weights // COLUMNS)
-    matrix = Matrix("matrix", TYPE, rows, COLUMNS)
+    return product_rate(device, num_weights, clock, TYPE, LIMITS)
+
+
+def product_rate(
+    device: Device, num_weights: int, clock: Callable[[], float], type_: str, limits: Limits
+) -> float:
+    """Returns a matrix's weights per second of products with as many rows as a step may have.
+
+    Raises DeviceError.
+    """
+    rows, num_rows = max(1, num_weights // COLUMNS), limits.max_rows
+    matrix = Matrix("matrix", type_, rows, COLUMNS)
     product = MatMul(matrix, None, "input", "output", 0, "rows")
-    program = Program(1, 0, (Segment((product,) * NUM_PRODUCTS, None),))
+    program = Program(num_rows, 0, (Segment((product,) * NUM_PRODUCTS, None),))
     if isinstance(device, SelfCheckingDevice):
         device.prove([program])
     if isinstance(device, TunableDevice):
         device.tune(program)
-    _load(device, matrix)
+    _load(device, matrix, limits)
     device.prepare(program)
-    header = StepView(device.view("step").view(np.uint32), StepLayout(LIMITS)).header
-    header[:4] = (1, 0, 0, 0)
+    header = StepView(device.view("step").view(np.uint32), StepLayout(limits)).header
+    header[:4] = (num_rows, 0, 0, 0)
     best, started, num_runs = math.inf, time.perf_counter(), 0
     while num_runs < MIN_RUNS or time.perf_counter() - started < MIN_SECONDS:
         begin = clock()
-        device.submit(program, 1)
+        device.submit(program, num_rows)
         device.finish(0)
         best = min(best, clock() - begin)
         num_runs += 1
     return NUM_PRODUCTS * rows * COLUMNS / best
 
 
-def _load(device: Device, matrix: Matrix) -> None:
+def _load(device: Device, matrix: Matrix, limits: Limits) -> None:
     """Every buffer of the program, the matrix filled with made-up weights."""
+    num_rows = limits.max_rows
+    rows_of_columns = Buffer(num_rows * COLUMNS * 4, Placement.UPLOAD, COLUMNS)
     shape = (matrix.rows, matrix.columns)
     nbytes = matrix.rows * WEIGHT_TYPES[matrix.type].row_bytes(matrix.columns)
     tensors: Mapping[str, TensorInfo] = {"matrix": TensorInfo("matrix", matrix.type, shape, 0, nbytes)}
@@ -111,12 +138,12 @@ def _load(device: Device, matrix: Matrix) -> None:
     device.create_buffers(
         {
             "matrix": Buffer(stack.nbytes, Placement.WEIGHTS),
-            "step": Buffer(StepLayout(LIMITS).num_words * 4, Placement.UPLOAD),
-            **{name: Buffer(COLUMNS * 4, Placement.UPLOAD, COLUMNS) for name in ("input", "hidden")},
-            "output": Buffer(matrix.rows * 4, Placement.READBACK, matrix.rows),
+            "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
+            **dict.fromkeys(("input", "hidden"), rows_of_columns),
+            "output": Buffer(num_rows * matrix.rows * 4, Placement.READBACK, matrix.rows),
         }
     )
-    device.view("input").view(np.float32)[:] = np.linspace(-1, 1, COLUMNS, dtype=np.float32)
+    device.view("input").view(np.float32)[:] = np.linspace(-1, 1, num_rows * COLUMNS, dtype=np.float32)
     for _ in load_stacks(device, RandomWeights(tensors.values()), {"matrix": stack}, tensors):
         pass
     device.finish_loading()

@@ -88,6 +88,12 @@ def spread_value(builder: ir.IRBuilder, value: ir.Value, lanes: int = LANES) -> 
     return lanes_of(builder, first, [0] * lanes)
 
 
+def lanes_below(builder: ir.IRBuilder, bound: ir.Value) -> ir.Value:
+    """Tells of each lane if its number is below a bound, an address's size."""
+    numbers = ir.Constant(WORDS.of_llvm, list(range(LANES)))
+    return builder.icmp_signed("<", numbers, spread_value(builder, builder.trunc(bound, WORD)))
+
+
 def call_llvm(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Value:
     """Calls one of LLVM's own functions that takes and gives values of one type."""
     held = arguments[0].type

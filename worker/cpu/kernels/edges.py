@@ -16,6 +16,7 @@ from tplaunch.worker.cpu.kernels.building import (
     PLACE,
     WORD,
     function,
+    lanes_below,
     pointer_to,
     spread_value,
 )
@@ -55,7 +56,7 @@ def load_apart(builder: ir.IRBuilder, address: ir.Value, stride: ir.Value, count
     gather = cgutils.get_or_insert_function(
         builder.module, kind, f"llvm.masked.gather.v{LANES}f32.v{LANES}p0"
     )
-    return builder.call(gather, [pointers, ir.Constant(WORD, 4), _first(builder, count), _no_floats()])
+    return builder.call(gather, [pointers, ir.Constant(WORD, 4), lanes_below(builder, count), _no_floats()])
 
 
 @function(FLOATS, PLACE, PLACE)
@@ -63,7 +64,7 @@ def _load_first(builder: ir.IRBuilder, address: ir.Value, count: ir.Value) -> ir
     place = pointer_to(builder, address, FLOATS.of_llvm)
     kind = ir.FunctionType(FLOATS.of_llvm, [place.type, WORD, MASK, FLOATS.of_llvm])
     masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
-    return builder.call(masked, [place, ir.Constant(WORD, 4), _first(builder, count), _no_floats()])
+    return builder.call(masked, [place, ir.Constant(WORD, 4), lanes_below(builder, count), _no_floats()])
 
 
 @function(types.void, PLACE, FLOATS, PLACE)
@@ -71,13 +72,7 @@ def _store_first(builder: ir.IRBuilder, address: ir.Value, vector: ir.Value, cou
     place = pointer_to(builder, address, FLOATS.of_llvm)
     kind = ir.FunctionType(ir.VoidType(), [FLOATS.of_llvm, place.type, WORD, MASK])
     masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-    builder.call(masked, [vector, place, ir.Constant(WORD, 4), _first(builder, count)])
-
-
-def _first(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
-    """A mask of the first lanes."""
-    lanes = ir.Constant(PLACES, list(range(LANES)))
-    return builder.icmp_signed("<", lanes, spread_value(builder, count))
+    builder.call(masked, [vector, place, ir.Constant(WORD, 4), lanes_below(builder, count)])
 
 
 def _no_floats() -> ir.Constant:

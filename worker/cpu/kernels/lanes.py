@@ -20,8 +20,8 @@ from tplaunch.worker.cpu.kernels.building import (
     WORD,
     WORDS,
     function,
+    lanes_below,
     pointer_to,
-    spread_value,
 )
 
 BITS = ir.VectorType(ir.IntType(1), LANES)
@@ -33,19 +33,13 @@ def _shuffled(builder: ir.IRBuilder, one: ir.Value, other: ir.Value, lanes: list
     return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(WORD, len(lanes)), lanes))
 
 
-def _below(builder: ir.IRBuilder, bound: ir.Value) -> ir.Value:
-    """Tells of each lane if its number is below a bound."""
-    numbers = ir.Constant(WORDS.of_llvm, list(range(LANES)))
-    return builder.icmp_signed("<", numbers, spread_value(builder, builder.trunc(bound, WORD)))
-
-
 @function(FLOATS, PLACE, PLACE)
 def load_first_halves(builder: ir.IRBuilder, address: ir.Value, count: ir.Value) -> ir.Value:
     """Loads the first `count` of 16 float16, widened, and no memory of the others, which are zero."""
     kind = ir.FunctionType(SHORTS, [SHORTS.as_pointer(), WORD, BITS, SHORTS])
     masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}i16.p0")
     place, none = pointer_to(builder, address, SHORTS), ir.Constant(SHORTS, [0] * LANES)
-    shorts = builder.call(masked, [place, ir.Constant(WORD, 2), _below(builder, count), none])
+    shorts = builder.call(masked, [place, ir.Constant(WORD, 2), lanes_below(builder, count), none])
     return builder.fpext(builder.bitcast(shorts, ir.VectorType(HALF, LANES)), FLOATS.of_llvm)
 
 
@@ -63,7 +57,7 @@ def store_first_halves(builder: ir.IRBuilder, address: ir.Value, vector: ir.Valu
     kind = ir.FunctionType(ir.VoidType(), [SHORTS, SHORTS.as_pointer(), WORD, BITS])
     masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}i16.p0")
     place = pointer_to(builder, address, SHORTS)
-    builder.call(masked, [shorts, place, ir.Constant(WORD, 2), _below(builder, count)])
+    builder.call(masked, [shorts, place, ir.Constant(WORD, 2), lanes_below(builder, count)])
 
 
 @function(types.void, PLACE, FLOATS)
@@ -90,7 +84,7 @@ def within(
     builder: ir.IRBuilder, vector: ir.Value, first: ir.Value, stop: ir.Value, others: ir.Value
 ) -> ir.Value:
     """Returns the lanes from `first` up to `stop`, and the other vector's outside."""
-    is_before, is_within = _below(builder, first), _below(builder, stop)
+    is_before, is_within = lanes_below(builder, first), lanes_below(builder, stop)
     return builder.select(builder.and_(is_within, builder.not_(is_before)), vector, others)
 
 

@@ -8,11 +8,10 @@ from tplaunch.worker.cpu.kernels.shared_words import (
     add_shared,
     load_shared,
     pause,
-    store_double_word,
     store_shared,
     system_call,
 )
-from tplaunch.worker.cpu.kernels.vectors import call, double_word
+from tplaunch.worker.cpu.kernels.vectors import call, double_word, put_double_word
 from tplaunch.worker.cpu.options import OPTIONS
 from tplaunch.worker.cpu.team_words import (
     ARRIVED,
@@ -47,8 +46,8 @@ def run(calls: int, count: int, team: int, thread: int, num_threads: int) -> Non
 
 def lead(calls: int, count: int, team: int, thread: int, num_threads: int) -> None:
     """Calls `count` kernels together with the team's other threads; FAILED is set where one does not come."""
-    store_double_word(team + CALLS, calls)
-    store_double_word(team + COUNT, count)
+    put_double_word(team + CALLS, calls)
+    put_double_word(team + COUNT, count)
     _announce(team, ORDERS)
     _run_together(team, calls, count, thread, num_threads)
 

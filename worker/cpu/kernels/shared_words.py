@@ -40,12 +40,6 @@ def add_shared(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> ir.
     return builder.zext(before, ADDRESS)
 
 
-@function(types.void, PLACE, types.int64)
-def store_double_word(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
-    """Stores 64 bits, for those who see a shared word change afterwards."""
-    builder.store(value, pointer_to(builder, address, ADDRESS), align=8)
-
-
 @function(types.void)
 def pause(builder: ir.IRBuilder) -> None:
     """Waits for a few cycles, and tells the processor that this thread has nothing to do (compiling.py)."""

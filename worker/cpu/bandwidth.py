@@ -1,15 +1,14 @@
-"""Measures how fast the cores of a memory node read from it. Linux only."""
+"""Measures how fast cores read their memory node. Linux only."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
-
-from tplaunch.launcher.memory_nodes import MemoryNode, one_of_each_core
 
 MAX_THREADS = 32  # as many as any memory needs to be busy
 ARRAY_BYTES = 32 << 20  # of each thread; of all together more than caches hold
@@ -17,13 +16,13 @@ SECONDS = 0.1  # that all read
 PATIENCE_SECONDS = 5.0  # for threads that share their cores with other programs, to begin together
 
 
-def read_bandwidth(node: MemoryNode) -> float:
-    """Returns the bytes per second that threads on its cores read together, each from an array of its own.
+def read_bandwidth(cores: Sequence[int]) -> float:
+    """Returns the bytes per second that threads on these cores read together, each from an array of its own.
 
-    A thread adds up its array, which it has written itself, so that it lies in the node. NumPy adds without
-    Python's lock.
+    A thread adds up its array, which it has written itself, so that it lies in its core's node. NumPy adds
+    without Python's lock.
     """
-    cores = sorted(one_of_each_core(node.cores))[:MAX_THREADS]
+    cores = cores[:MAX_THREADS]
     begin = threading.Barrier(len(cores), timeout=PATIENCE_SECONDS)
     read: list[float] = []
 
