@@ -45,10 +45,36 @@ def integer_products_of(weight_type: str) -> Any:
     the last, arranged rows, and where products go, of which the first is that of the first row. Scratch
     has room for `groups` times 16 rows of the matrix.
     """
-    pack = packing(weight_type)
-    of_group = _of_group(weight_type)
+    pack_eight, pack = packing(weight_type)
+    of_part, of_group = _of_part(weight_type), _of_group(weight_type)
+    scale_bytes = VECTOR * min(2, FORMS[weight_type].vectors)
     per_tile = FORMATS[weight_type].tile_columns // COLUMN_TILE
     own_vectors = 8 + FORMS[weight_type].vectors
+
+    @inlined
+    def of_one_row(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        length: int,
+        first: int,
+        stop: int,
+        x: int,
+        y: int,
+        own: int,
+    ) -> None:
+        """Packs eight parts at a time, which stay in the first cache."""
+        parts, packed = length * per_tile, own + STAGE_BYTES
+        scales, offsets = packed + PARTS * PART_BYTES, PARTS * scale_bytes
+        for row in range(first, stop, ROWS):
+            last, sums = min(ROWS, stop - row) - 1, zeros()
+            for start in range(0, parts, PARTS):
+                pack_eight(p0, p1, p2, p3, row, last, length, start, packed, scales, scales + offsets, own)
+                for part in range(min(PARTS, parts - start)):
+                    at, there = packed + PART_BYTES * part, scales + scale_bytes * part
+                    sums = of_part(at, there, offsets, x + ARRANGED_BYTES * (start + part), sums)
+            store_part(y + 4 * (row - first), sums, last + 1)
 
     @inlined
     def of_rows(
@@ -67,6 +93,9 @@ def integer_products_of(weight_type: str) -> Any:
         own: int,
         groups: int,
     ) -> None:
+        if rows == 1:
+            of_one_row(p0, p1, p2, p3, length, first, stop, x, row_at(y, y_stride, y_rows, 0), own)
+            return
         parts, packed = length * per_tile, own + STAGE_BYTES
         whole = (parts + PARTS - 1) // PARTS * PARTS
         group_bytes = VECTOR * own_vectors * whole
@@ -131,23 +160,10 @@ def _of_group(weight_type: str) -> Any:
         four_stored(y, y_stride, y_rows, row, rows, count, a, b, c, d)
 
     @inlined
-    def single(packed: int, parts: int, x: int, y: int, count: int) -> None:
-        whole = (parts + PARTS - 1) // PARTS * PARTS
-        scales = packed + PART_BYTES * whole
-        offsets = scale_bytes * whole
-        a = zeros()
-        for part in range(parts):
-            at, own = packed + PART_BYTES * part, scales + scale_bytes * part
-            a = of_part(at, own, offsets, x + ARRANGED_BYTES * part, a)
-        store_part(y, a, count)
-
-    @inlined
     def of_group(
         packed: int, parts: int, x: int, y: int, y_stride: int, y_rows: int, row: int, rows: int, count: int
     ) -> None:
-        if rows == 1:
-            single(packed, parts, x, row_at(y, y_stride, y_rows, row), count)
-        elif rows > 4 and num_vectors() > MOST_VECTORS:
+        if rows > 4 and num_vectors() > MOST_VECTORS:
             eight(packed, parts, x, y, y_stride, y_rows, row, rows, count)
         else:
             four(packed, parts, x, y, y_stride, y_rows, row, rows, count)
