@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from tplaunch.launcher.fitting import memory_places
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange
 from tplaunch.launcher.machine import HostMemory
 from tplaunch.launcher.model import open_model
+from tplaunch.launcher.predicting import foresee
+from tplaunch.launcher.predicting.cluster import Cost
 from tplaunch.launcher.predicting.model import predict
 from tplaunch.launcher.predicting.shares import group_plan, has_experts_apart
 from tplaunch.launcher.predicting.wanted import HostDevice, Wanted
+from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
 
 SHAPE = RandomModel("qwen3-30b-a3b", "Q4_K")  # 17 GB, of which all but 0.7 are experts
 CONFIG = config_of(SHAPE, devices="0,cpu", expert_split=EXPERTS_APART, context_length=4096)
@@ -165,6 +169,32 @@ def test_a_prediction_has_experts_apart_where_a_group_allows_it() -> None:
     assert alone.holds_experts and len(alone.vocabulary)
     columns = dataclasses.replace(CONFIG, expert_split="columns")
     assert all(share.holds_experts for share in group_plan(columns, MODEL.spec, wanted, (0, 1)))
+
+
+def test_speed_is_foreseen_of_the_shares_that_a_run_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank's own steps are timed: 1 ms for a card's layer here, and 3 ms for a processor's."""
+    monkeypatch.setattr(foresee, "all_reduce_cost", lambda *_, **__: Cost(0.0))
+    monkeypatch.setattr(foresee, "coordinator_seconds", lambda *_: 1 * MS)
+    held = []
+
+    def steps(
+        _: object, choices: Sequence[DeviceChoice], jobs: Sequence[StepsJob]
+    ) -> list[list[StepSeconds]]:
+        loads = [job.load for job in jobs]
+        names = [choice.name for choice in choices]
+        held.append(list(zip(names, [load.share.holds_experts for load in loads], strict=True)))
+        layers = len(loads[0].spec.layers)
+        each = [(1 if choice.index is not None else 3) * MS for choice in choices]
+        return [[StepSeconds(seconds * layers, 1.0)] * len(jobs[0].points) for seconds in each]
+
+    found = foresee.foresee(CONFIG, MODEL, Wanted(((card(), CPU),), None), steps)
+    decode = {each.way.name: each.decode.seconds.device for each in found.predictions}
+    assert decode["tensor 2"] == near(48 * 4 * MS) and decode["1 device"] == near(48 * MS)
+    assert [("gpu 0", False), ("cpu", True)] in held and [("gpu 0", True)] in held
+    assert [bool(lack) for lack in found.lacks][:2] == [True, False]  # one card alone is too small
+    dense = dataclasses.replace(CONFIG, model=RandomModel("llama-160m", "Q8_0"))
+    with pytest.raises(UsageError, match="the model has no experts"):
+        foresee.foresee(dense, open_model(dense), Wanted(((card(), CPU),), None), steps)
 
 
 def test_the_option_is_read(tmp_path: Path) -> None:
