@@ -27,6 +27,8 @@ DEVICES = {
     **({"card": ("card", frozenset[str]())} if "card" in FINDERS else {}),
 }
 
+ON_VULKAN = pytest.mark.parametrize("device", DEVICES, indirect=True)  # of what processors do not have
+
 
 def select_driver(patch: pytest.MonkeyPatch, name: str) -> None:
     """From now on the Vulkan loader sees this driver only; devices that are open already stay so."""

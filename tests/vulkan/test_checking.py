@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.vulkan.cases import limits_for
-from tests.vulkan.conftest import Opener, select_driver
+from tests.vulkan.conftest import ON_VULKAN, Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_op
 from tests.wrong_kernels import wrong_kernel
@@ -18,6 +19,7 @@ from tplaunch.coordinator.options import FEATURES
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp, small_op
+from tplaunch.worker.cpu.checking import CpuChecker
 from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.jobs import check
 from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckJob, CheckList, Product, TuningJob
@@ -75,23 +77,33 @@ def first_and_others(device: VulkanDevice) -> tuple[Variant, list[Variant]]:
     return first, [one for one in rest if kernel_of(MATVEC, one) != kernel_of(MATVEC, first)]
 
 
-def one_of_each(device: VulkanDevice | ReusedDevice) -> dict[tuple[type, int], SmallOp]:
+def one_of_each(features: Collection[str]) -> dict[tuple[type, int], SmallOp]:
     """An op of each type, and of each number of rows that has kernels of its own."""
     found: dict[tuple[type, int], SmallOp] = {}
-    for op in every_op(device.info.features, False):
+    for op in every_op(features, False):
         found.setdefault((type(op.op), op.num_rows), op)
     return found
 
 
+@ON_VULKAN
 def test_kernels_are_right(device: ReusedDevice) -> None:
     """Every kind of op; test_check.py, the command's, runs everything there is on one driver."""
     checker = device.checker()
-    for op in one_of_each(device).values():
+    for op in one_of_each(device.info.features).values():
         asked = checker.ask(op)
         for variant in checker.variants(asked):
             kernel = asked.kernel_of(variant)
             assert checker.error(op, variant, kernel) <= checker.bound(op) / 3, (kernel, op.op)
     checker.close()
+
+
+def test_kernels_for_processors_are_right() -> None:
+    checker = CpuChecker(2, 60)
+    runs = list(checker.kernels_of(one_of_each(frozenset()).values()))
+    assert len(runs) >= 20
+    for op, kernel in runs:
+        error, bound = checker.error(op)
+        assert error <= bound / 3, (kernel, op.op)
 
 
 def test_memory_that_a_late_kernel_writes_to_is_left_alone(
@@ -114,7 +126,7 @@ def test_memory_that_a_late_kernel_writes_to_is_left_alone(
         raise DeviceError("segment 0 of the step has not ended after 60 s")
 
     device = open_device("lavapipe", LIMITS)
-    checker, op = device.checker(), next(iter(one_of_each(device).values()))
+    checker, op = device.checker(), next(iter(one_of_each(device.info.features).values()))
     asked = checker.ask(op)
     variant = checker.variants(asked)[0]
     monkeypatch.setattr(case_device, "Memory", Noted)
@@ -168,7 +180,7 @@ def test_every_wrong_kernel_is_found(open_device: Opener, monkeypatch: pytest.Mo
         lambda name: load_kernel(name) if name in NO_ADDITIONS else wrong_kernel(name),
     )
     checker, found = device.checker(), set()
-    for op in one_of_each(device).values():
+    for op in one_of_each(device.info.features).values():
         asked = checker.ask(op)
         if asked.kernel in NO_ADDITIONS:
             continue
@@ -234,7 +246,7 @@ def test_a_kernel_without_variants_can_not_be_replaced(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    (op,) = [op.op for key, op in one_of_each(device).items() if key[0].__name__ == "UnitNorm"]
+    (op,) = [op.op for key, op in one_of_each(device.info.features).items() if key[0].__name__ == "UnitNorm"]
     spoil(monkeypatch, "unit_norm")
     with pytest.raises(DeviceError, match=r"the kernel unit_norm on .* computes wrong numbers"):
         device.prove([program_of(op)])

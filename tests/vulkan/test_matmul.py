@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import unit_columns
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
+from tests.vulkan.conftest import ON_VULKAN
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
@@ -170,6 +171,7 @@ def test_a_long_vocabulary(device: ReusedDevice, rows: int) -> None:
     check(device, matmul_case(Matrix("matrix", "Q4_0", 262143, 32), rows, rows, seed=1))
 
 
+@ON_VULKAN
 def test_a_vocabulary_longer_than_a_row_of_workgroups(
     device: ReusedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
