@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import unit_columns
 from tests.vulkan.cases import Case, limits_for
+from tests.vulkan.conftest import ON_VULKAN
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
 from tests.vulkan.test_experts import grouped_case
@@ -58,6 +59,7 @@ def case_of(family: str, data: st.DataObject) -> Case:
     return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations, of_prompts=of_prompts)
 
 
+@ON_VULKAN
 @pytest.mark.parametrize(
     "family",
     [
@@ -81,6 +83,7 @@ def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, d
             assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"
 
 
+@ON_VULKAN
 @pytest.mark.parametrize("weight_type", SPLIT_TILES)
 @settings(max_examples=6)
 @given(data=st.data())
