@@ -93,17 +93,16 @@ class CpuDevice(NumpyDevice):
                 names |= self._recorder.names()
         if not (missing := self._kernels.missing(names)):
             return ()
-        tell(f"compiling {len(missing)} kernels")
+        all_of_them = f"{len(missing)} kernel{'s' if len(missing) > 1 else ''}"
+        tell(f"compiling {all_of_them}")
 
         def count(name: str) -> None:
             done.append(name)
-            tell(f"compiled {name}, {len(done)} of {len(missing)} kernels")
+            tell(f"compiled {name}, {len(done)} of {all_of_them}")
 
         self._kernels.compile(missing, count)
         seconds = time.monotonic() - started
-        return (
-            f"compiled {len(missing)} kernels for this processor in {seconds:.0f} s, for later starts, too",
-        )
+        return (f"compiled {all_of_them} for this processor in {seconds:.0f} s, for later starts, too",)
 
     def prepare(self, program: Program) -> None:
         if id(program) in self._recorded:
