@@ -18,7 +18,7 @@ from tplaunch.launcher.model import Model
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.numpy.device import NumpyDevice
 
-GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
+GPU, NUMPY, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "numpy"), DeviceChoice(None, "cpu")
 SHAPE = SHAPES["llama-160m"]
 MODEL = Model(Origin(), {}, shape_tensors(SHAPE, "F16"), SHAPE.spec)
 READY = Ready(0, "import", copy_bandwidth=1e10)
@@ -60,8 +60,9 @@ def test_layers_with_a_window_read_no_more_than_that() -> None:
 def test_ranks_share_the_reading_and_numpy_reads_float32() -> None:
     (alone,), shared = of_ranks(Test("decode", 10), GPU), of_ranks(Test("decode", 10), GPU, GPU)
     assert sum(each.bytes_per_token for each in shared) == pytest.approx(alone.bytes_per_token, rel=0.01)
-    (widened,) = of_ranks(Test("decode", 10), CPU)
+    (widened,) = of_ranks(Test("decode", 10), NUMPY)
     assert widened.bytes_per_token == pytest.approx(2 * alone.bytes_per_token, rel=0.01)
+    assert of_ranks(Test("decode", 10), CPU)[0].bytes_per_token == alone.bytes_per_token
 
 
 def test_prefill_has_none() -> None:
