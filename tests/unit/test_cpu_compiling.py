@@ -48,7 +48,11 @@ def test_what_is_there_is_not_compiled_again(tmp_path: Path) -> None:
     assert read_kernel(tmp_path / "a") == ([], b"code")
 
 
-def test_processes_compile_and_a_later_start_finds_it(tmp_path: Path) -> None:
+def test_processes_compile_and_a_later_start_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They write to one pipe, also where nothing is buffered, as in many containers."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     kernels, told = Kernels(tmp_path), list[str]()
     assert kernels.missing(NAMES) == NAMES
     kernels.compile(NAMES, told.append)

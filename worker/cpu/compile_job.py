@@ -35,7 +35,8 @@ def main() -> int:
         print(error)
         return NO_NUMBA
     for name in compile_all(Path(folder), names, compiled_for_host):
-        print(name, flush=True)
+        sys.stdout.write(f"{name}\n")  # in one piece: others write there, and print may write two
+        sys.stdout.flush()
     return 0
 
 
