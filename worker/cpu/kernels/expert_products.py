@@ -13,7 +13,9 @@ from tplaunch.worker.cpu.kernels.arranged import arrange_all
 from tplaunch.worker.cpu.kernels.edges import load_part, store_part
 from tplaunch.worker.cpu.kernels.expert_pairs import group_pairs
 from tplaunch.worker.cpu.kernels.integer_products import integer_products_of
-from tplaunch.worker.cpu.kernels.matrices import products_of, share
+from tplaunch.worker.cpu.kernels.matrices import products_of
+from tplaunch.worker.cpu.kernels.spans import own_groups
+from tplaunch.worker.cpu.kernels.tiles import GROUP
 from tplaunch.worker.cpu.kernels.vectors import (
     load,
     number,
@@ -36,7 +38,7 @@ def multiply(weight_type: str) -> Callable[..., None]:
     for where each expert's begin, their numbers, and those of their inputs. In its `products_bytes` bytes are
     `BLOCK` products with gates of each pair of one expert, and as many with ups.
     """
-    of_one_row, of_rows = products_of(weight_type)
+    of_rows = products_of(weight_type)
 
     @inlined
     def arranged_rows(x: int, x_stride: int, inputs: int, count: int, columns: int, room: int) -> int:
@@ -59,28 +61,24 @@ def multiply(weight_type: str) -> Callable[..., None]:
         own: int,
         widened_rows: int,
     ) -> None:
-        if count == 1:
-            source = x + x_stride * unsigned(inputs)
-            of_one_row(p0, p1, p2, p3, tiles, first, stop, source, products, own)
-        else:
-            of_rows(
-                p0,
-                p1,
-                p2,
-                p3,
-                tiles,
-                first,
-                stop,
-                x,
-                x_stride,
-                inputs,
-                products,
-                2 * HALF_BYTES,
-                0,
-                count,
-                own,
-                widened_rows,
-            )
+        of_rows(
+            p0,
+            p1,
+            p2,
+            p3,
+            tiles,
+            first,
+            stop,
+            x,
+            x_stride,
+            inputs,
+            products,
+            2 * HALF_BYTES,
+            0,
+            count,
+            own,
+            widened_rows,
+        )
 
     return _kernel(arranged_rows, of_block)
 
@@ -163,7 +161,7 @@ def _kernel(arranged_rows: Any, of_block: Any) -> Callable[..., None]:
         pairs = places + 4 * (num_experts + 2)
         inputs = pairs + 4 * num_pairs
         group_pairs(routes, routes_stride, num_pairs, used, first_expert, num_experts, by_pair, places)
-        first, stop = share(columns, thread, num_threads)
+        first, stop = own_groups(columns, GROUP, thread, num_threads)
         for expert in range(num_experts):
             start = unsigned(places + 4 * expert)
             count = unsigned(places + 4 * expert + 4) - start
@@ -174,25 +172,8 @@ def _kernel(arranged_rows: Any, of_block: Any) -> Callable[..., None]:
                 own_x = arranged_rows(x, x_stride, own_inputs, count, row_columns, room)
             while block < stop:
                 width = min(BLOCK, stop - block)
-                row = expert * columns + block
-                of_block(
-                    p0,
-                    p1,
-                    p2,
-                    p3,
-                    tiles,
-                    row,
-                    row + width,
-                    own_x,
-                    x_stride,
-                    own_inputs,
-                    found,
-                    count,
-                    own,
-                    widened_rows,
-                )
-                if gated != 0:
-                    row += num_experts * columns
+                for half in range(1 + gated):
+                    row = (half * num_experts + expert) * columns + block
                     of_block(
                         p0,
                         p1,
@@ -204,7 +185,7 @@ def _kernel(arranged_rows: Any, of_block: Any) -> Callable[..., None]:
                         own_x,
                         x_stride,
                         own_inputs,
-                        found + HALF_BYTES,
+                        found + half * HALF_BYTES,
                         count,
                         own,
                         widened_rows,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tplaunch.worker.cpu.kernels.matrices import products_of, share
+from tplaunch.worker.cpu.kernels.matrices import products_of
+from tplaunch.worker.cpu.kernels.spans import own_groups
+from tplaunch.worker.cpu.kernels.tiles import GROUP
 from tplaunch.worker.cpu.kernels.vectors import number, put, unsigned
 
 
@@ -15,7 +17,7 @@ def multiply(weight_type: str) -> Callable[..., None]:
     Parts that end beyond the `x_bytes` from x to the end of a row, where weights are zero, are copied to
     `copies`, which each thread has `copies_bytes` bytes of.
     """
-    of_one_row, of_rows = products_of(weight_type)
+    of_rows = products_of(weight_type)
 
     def kernel(
         p0: int,
@@ -43,7 +45,7 @@ def multiply(weight_type: str) -> Callable[..., None]:
         num_threads: int,
     ) -> None:
         rows = unsigned(num_rows)
-        first, stop = share(num_heads * length, thread, num_threads)
+        first, stop = own_groups(num_heads * length, GROUP, thread, num_threads)
         own, own_copy = scratch + thread * scratch_bytes, copies + thread * copies_bytes
         start = first
         while start < stop:
@@ -58,27 +60,24 @@ def multiply(weight_type: str) -> Callable[..., None]:
                         put(own_copy + 4 * (row * columns + column), value)
                 source, stride = own_copy, 4 * columns
             out = y + head * y_part + 4 * (start - head * length)
-            if rows == 1:
-                of_one_row(p0, p1, p2, p3, tiles, start, end, source, out, own)
-            elif rows > 1:
-                of_rows(
-                    p0,
-                    p1,
-                    p2,
-                    p3,
-                    tiles,
-                    start,
-                    end,
-                    source,
-                    stride,
-                    0,
-                    out,
-                    y_stride,
-                    0,
-                    rows,
-                    own,
-                    widened_rows,
-                )
+            of_rows(
+                p0,
+                p1,
+                p2,
+                p3,
+                tiles,
+                start,
+                end,
+                source,
+                stride,
+                0,
+                out,
+                y_stride,
+                0,
+                rows,
+                own,
+                widened_rows,
+            )
             start = end
 
     return kernel

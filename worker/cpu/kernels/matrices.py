@@ -14,7 +14,7 @@ from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.cpu.kernels.formats import PARTS, SCALES_BYTES, WEIGHTS
 from tplaunch.worker.cpu.kernels.parts_of_tiles import over_parts
 from tplaunch.worker.cpu.kernels.prefetching import prefetching
-from tplaunch.worker.cpu.kernels.tiles import GROUP, put_four, tiles
+from tplaunch.worker.cpu.kernels.tiles import GROUP, put_four, row_at, tiles
 from tplaunch.worker.cpu.kernels.vectors import put, total, zeros
 from tplaunch.worker.cpu.options import OPTIONS
 from tplaunch.worker.formats import FORMATS
@@ -23,10 +23,10 @@ inlined = njit(**OPTIONS)
 OWN_BYTES = GROUP * SCALES_BYTES  # of a thread's scratch, before the widened rows
 
 
-def products_of(weight_type: str) -> tuple[Any, Any]:
-    """Makes the functions of a weight type: products with one row, and with several.
+def products_of(weight_type: str) -> Any:
+    """Makes the function of a weight type: products with rows, as many as there are.
 
-    Both take the addresses of the matrix's planes, the tiles of its rows, the first of these rows and that
+    It takes the addresses of the matrix's planes, the tiles of its rows, the first of these rows and that
     behind the last, rows of the step and where products go, of which the first is that of the first row.
     """
     weights = WEIGHTS[weight_type]
@@ -65,7 +65,7 @@ def products_of(weight_type: str) -> tuple[Any, Any]:
             row += 1
 
     @inlined
-    def of_rows(
+    def of_several(
         p0: int,
         p1: int,
         p2: int,
@@ -95,12 +95,46 @@ def products_of(weight_type: str) -> tuple[Any, Any]:
             at = y + 4 * (start - first)
             tiles(widened, row_bytes, count, x, x_stride, x_rows, at, y_stride, y_rows, rows)
 
-    return of_one_row, of_rows
+    @inlined
+    def of_rows(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        length: int,
+        first: int,
+        stop: int,
+        x: int,
+        x_stride: int,
+        x_rows: int,
+        y: int,
+        y_stride: int,
+        y_rows: int,
+        rows: int,
+        own: int,
+        widened_rows: int,
+    ) -> None:
+        if rows == 1:
+            source, out = row_at(x, x_stride, x_rows, 0), row_at(y, y_stride, y_rows, 0)
+            of_one_row(p0, p1, p2, p3, length, first, stop, source, out, own)
+        elif rows > 1:
+            of_several(
+                p0,
+                p1,
+                p2,
+                p3,
+                length,
+                first,
+                stop,
+                x,
+                x_stride,
+                x_rows,
+                y,
+                y_stride,
+                y_rows,
+                rows,
+                own,
+                widened_rows,
+            )
 
-
-@inlined
-def share(count: int, thread: int, num_threads: int) -> tuple[int, int]:
-    """Returns the first row of a matrix that a thread multiplies, and that behind its last."""
-    groups = (count + GROUP - 1) // GROUP
-    first, stop = groups * thread // num_threads, groups * (thread + 1) // num_threads
-    return min(count, GROUP * first), min(count, GROUP * stop)
+    return of_rows

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from tplaunch.worker.cpu.integer_layout import ROWS
 from tplaunch.worker.cpu.kernels.integer_products import integer_products_of
-from tplaunch.worker.cpu.kernels.matrices import products_of, share
-from tplaunch.worker.cpu.kernels.spans import own_share
+from tplaunch.worker.cpu.kernels.matrices import products_of
+from tplaunch.worker.cpu.kernels.spans import own_groups
+from tplaunch.worker.cpu.kernels.tiles import GROUP
 from tplaunch.worker.cpu.kernels.vectors import unsigned
 
 
@@ -17,7 +18,7 @@ def multiply(weight_type: str) -> Callable[..., None]:
     p0 to p3 are the addresses of the matrix's planes; strides are in bytes, and `num_rows` is the address of
     the number of rows. A thread has `scratch_bytes` of scratch, with room for `widened_rows` of the matrix.
     """
-    of_one_row, of_rows = products_of(weight_type)
+    of_rows = products_of(weight_type)
 
     def kernel(
         p0: int,
@@ -38,29 +39,9 @@ def multiply(weight_type: str) -> Callable[..., None]:
         num_threads: int,
     ) -> None:
         rows = unsigned(num_rows)
-        first, stop = share(matrix_rows, thread, num_threads)
+        first, stop = own_groups(matrix_rows, GROUP, thread, num_threads)
         own, out = scratch + thread * scratch_bytes, y + 4 * first
-        if rows == 1:
-            of_one_row(p0, p1, p2, p3, tiles, first, stop, x, out, own)
-        elif rows > 1:
-            of_rows(
-                p0,
-                p1,
-                p2,
-                p3,
-                tiles,
-                first,
-                stop,
-                x,
-                x_stride,
-                0,
-                out,
-                y_stride,
-                0,
-                rows,
-                own,
-                widened_rows,
-            )
+        of_rows(p0, p1, p2, p3, tiles, first, stop, x, x_stride, 0, out, y_stride, 0, rows, own, widened_rows)
 
     return kernel
 
@@ -90,8 +71,7 @@ def multiply_integers(weight_type: str) -> Callable[..., None]:
         num_threads: int,
     ) -> None:
         rows, own = unsigned(num_rows), scratch + thread * scratch_bytes
-        first, stop = own_share((matrix_rows + ROWS - 1) // ROWS, thread, num_threads)
-        first, stop = ROWS * first, min(matrix_rows, ROWS * stop)
+        first, stop = own_groups(matrix_rows, ROWS, thread, num_threads)
         of_rows(p0, p1, p2, p3, tiles, first, stop, x, y + 4 * first, y_stride, 0, rows, own, packed_groups)
 
     return kernel

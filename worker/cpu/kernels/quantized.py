@@ -6,6 +6,7 @@ from numba import float32
 
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.cpu.kernels.quants import store_as_bytes
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import (
     larger,
     largest,
@@ -37,7 +38,8 @@ def quantize(
     """Rounds rows; `num_rows` is the address of the number of the step's rows, each of which is `per_row`."""
     tiles = columns // COLUMN_TILE
     count = unsigned(num_rows) * per_row * tiles
-    for index in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+    begin, stop = own_share(count, thread, num_threads)
+    for index in range(begin, stop):
         row, tile = index // tiles, index % tiles
         source, output = x + row * x_stride + 128 * tile, y + row * y_stride
         first, second = load(source), load(source + 64)

@@ -24,3 +24,10 @@ def copy(source: int, target: int, count: int) -> None:
 def own_share(count: int, thread: int, num_threads: int) -> Any:
     """Returns the first of so many pieces of work that a thread does, and the one behind its last."""
     return count * thread // num_threads, count * (thread + 1) // num_threads
+
+
+@inlined
+def own_groups(count: int, group: int, thread: int, num_threads: int) -> Any:
+    """Returns the same of rows of which so many neighbours go together, a last group of fewer among them."""
+    first, stop = own_share((count + group - 1) // group, thread, num_threads)
+    return min(count, group * first), min(count, group * stop)
