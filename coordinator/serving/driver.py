@@ -55,8 +55,8 @@ class Driver:
         self._step_ended: float | None = None  # the last one
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="tplaunch driver", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             opened.result()
         except BaseException:  # also Ctrl-C while it loads
             self.close()
@@ -113,7 +113,8 @@ class Driver:
             self._ended = self._ended or ClosedError("the model was closed; load it again to go on")
         self._commands.put(None)
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            with contextlib.suppress(RuntimeError):  # Ctrl-C came before it ran: it will open no session
+                self._thread.join()
 
     def _put(self, command: Submit | Cancel) -> None:
         with self._lock:
@@ -135,7 +136,7 @@ class Driver:
     def _run(self, opened: Future[None]) -> None:
         error: BaseException = ClosedError("the model was closed while this was computed")
         try:
-            while self._serve_session(opened):
+            while self._ended is None and self._serve_session(opened):
                 pass
         except ClosedError:
             pass

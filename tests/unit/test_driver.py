@@ -233,6 +233,30 @@ def test_what_opening_raises_is_raised_here() -> None:
         Driver(fail)
 
 
+@pytest.mark.parametrize("runs_before", [True, False])
+def test_ctrl_c_while_its_thread_starts(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, runs_before: bool
+) -> None:
+    """It leaves nobody to close the driver: a session that is open ends, and none is opened any more."""
+    start, threads, opened = threading.Thread.start, list[threading.Thread](), threading.Event()
+    run.on_load = lambda channel: opened.set()
+
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        if runs_before:
+            start(thread)
+            assert opened.wait(SECONDS)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Driver(run.open)
+    if not runs_before:
+        start(threads[0])
+    threads[0].join(SECONDS)
+    assert not threads[0].is_alive() and run.has_ended == opened.is_set() == runs_before
+
+
 def test_the_thread_that_opened_may_end(run: FakeRun) -> None:
     made: list[Driver] = []
     thread = threading.Thread(target=lambda: made.append(Driver(run.open)))
