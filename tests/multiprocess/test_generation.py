@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,23 @@ from tests.conftest import environment_with
 from tests.drivers import FINDERS
 from tests.patience import end_of
 
-# Every split with two stories of the five, which other tests have all.
-SPLITS = [
-    (devices, story)
-    for first, devices in enumerate(
-        ["0", "0,0", "0,0,0", "0,0,0,0", "numpy", "numpy,numpy,numpy", "cpu", "cpu,cpu"]
-    )
-    for story in (first % 5, (first + 2) % 5)
-]
+# Loads a model once and computes its prompts one behind another, each as greedy as `tplaunch run` here.
+ALL_STORIES = """
+import json, sys
+from tplaunch import LLM, SamplingParams
+model, options, stories = json.load(sys.stdin)
+with LLM(model, **options) as llm:
+    for story in stories:
+        params = SamplingParams(temperature=0, max_tokens=len(story["tokens"]))
+        (output,) = llm.generate(story["prompt"], params)
+        (answer,) = output.outputs
+        print(json.dumps({
+            "prompt_tokens": output.prompt_token_ids,
+            "tokens": answer.token_ids,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+        }))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +47,7 @@ def generate(
     arguments = ("-p", expected["prompt"], "-n", str(len(expected["tokens"])), "--temperature", "0", "--json")
     result = tplaunch(*options, model, *arguments, check=True, **settings)
     report: dict[str, Any] = json.loads(result.stdout)
+    assert report["timings"]["decode_tokens_per_second"] > 0
     return report
 
 
@@ -45,41 +56,63 @@ def check(report: dict[str, Any], expected: dict[str, Any]) -> None:
     assert report["tokens"] == expected["tokens"]
     assert report["text"].removeprefix(" ") == expected["text"]
     assert report["finish_reason"] == "length"
-    assert report["timings"]["decode_tokens_per_second"] > 0
 
 
-@pytest.mark.parametrize("story", range(5))
+def check_all(
+    tplaunch: CommandLine,
+    shared_dir: Path,
+    stories: list[dict[str, Any]],
+    options: dict[str, Any],
+    **settings: Any,
+) -> None:
+    """Checks stories, all in one run: some drivers compile for a minute before the first one."""
+    options = {**options, "validate": tplaunch.validate}
+    told = json.dumps([str(shared_dir / "models/stories260K-f32.gguf"), options, stories])
+    tplaunch.program, tplaunch.validate = (sys.executable, "-c", ALL_STORIES), False
+    lines = tplaunch(input=told, check=True, **settings).stdout.splitlines()
+    for line, expected in zip(lines, stories, strict=True):
+        check(json.loads(line), expected)
+
+
 @pytest.mark.parametrize("driver", FINDERS)
 def test_every_driver(
-    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], driver: str, story: int
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], driver: str
 ) -> None:
-    model, env = shared_dir / "models/stories260K-f32.gguf", environment_with(FINDERS[driver]())
-    check(generate(tplaunch, model, stories[story], "--devices", "0,0", env=env), stories[story])
+    check_all(tplaunch, shared_dir, stories, {"devices": "0,0"}, env=environment_with(FINDERS[driver]()))
 
 
-@pytest.mark.parametrize(("devices", "story"), SPLITS)
-def test_every_split(
-    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
+@pytest.mark.parametrize("devices", ["0,1", "1,0,1"])
+def test_two_vendors(
+    tplaunch: CommandLine,
+    shared_dir: Path,
+    stories: list[dict[str, Any]],
+    both_drivers_env: dict[str, str],
+    devices: str,
 ) -> None:
-    model = shared_dir / "models/stories260K-f32.gguf"
-    check(generate(tplaunch, model, stories[story], "--devices", devices), stories[story])
+    check_all(tplaunch, shared_dir, stories, {"devices": devices}, env=both_drivers_env)
 
 
 @pytest.mark.parametrize(
-    ("devices", "story"), [("0,0", 0), ("0,0", 1), ("0,0,0", 2), ("0,0,0", 3), ("0,0,0,0", 4)]
+    "devices", ["0", "0,0", "0,0,0", "0,0,0,0", "numpy", "numpy,numpy,numpy", "cpu", "cpu,cpu"]
 )
-def test_the_ring(
-    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
+def test_every_split(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str
 ) -> None:
-    model = shared_dir / "models/stories260K-f32.gguf"
-    options = ("--devices", devices, "--collective", "zmq-ring")
-    check(generate(tplaunch, model, stories[story], *options), stories[story])
+    check_all(tplaunch, shared_dir, stories, {"devices": devices})
+
+
+@pytest.mark.parametrize("devices", ["0,0", "0,0,0", "0,0,0,0"])
+def test_the_ring(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str
+) -> None:
+    check_all(tplaunch, shared_dir, stories[1:3], {"devices": devices, "collective": "zmq-ring"})
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--devices", "0,0,0,0,0"),
+        ("--devices", "0,0"),
+        ("--devices", "numpy"),
         ("--devices", "0,0,0,0,0,0,0"),
         ("--devices", "0,0,0,0,0,0,0,0"),
         ("--devices", "0,0", "--tensor-split", "3,1"),
@@ -104,22 +137,6 @@ def test_other_ways(
 ) -> None:
     model = shared_dir / "models/stories260K-f32.gguf"
     check(generate(tplaunch, model, stories[1], *options), stories[1])
-
-
-@pytest.mark.parametrize(
-    ("devices", "story"), [("0,1", 0), ("0,1", 1), ("0,1", 2), ("1,0,1", 3), ("1,0,1", 4)]
-)
-def test_two_vendors(
-    tplaunch: CommandLine,
-    shared_dir: Path,
-    stories: list[dict[str, Any]],
-    both_drivers_env: dict[str, str],
-    devices: str,
-    story: int,
-) -> None:
-    model = shared_dir / "models/stories260K-f32.gguf"
-    report = generate(tplaunch, model, stories[story], "--devices", devices, env=both_drivers_env)
-    check(report, stories[story])
 
 
 @pytest.mark.parametrize(("devices", "story"), [("0,1,2", 0), ("2,0,1,0", 1)])

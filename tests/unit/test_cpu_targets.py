@@ -22,6 +22,8 @@ TARGETS = {
     "skylake-avx512": Target("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512bw,+avx512vl"),
     "neoverse-n1": Target("aarch64-unknown-linux-gnu", "neoverse-n1", ""),
 }
+# Between the first and what most machines have that run the tests, so that three of its kernels will do.
+SAMPLE = {"products.multiply@Q8_0", "products.multiply_integers@Q4_K", "attention.attend@f16"}
 # What the C library of any of these has, and LLVM makes of loops.
 OF_ANY_PROCESS = {"memset", "memcpy", "memmove"}
 
@@ -62,6 +64,8 @@ def calls_of(assembly: str) -> set[str]:
 def test_compiles_for_other_processors(module: str, kernel: str) -> None:
     _, text = in_llvm(kernel_function(module, kernel))
     for name, target in TARGETS.items():
+        if name == "skylake-avx512" and f"{module}.{kernel}" not in SAMPLE:
+            continue
         machine = target.machine()
         assembly = machine.emit_assembly(optimized(text, target, machine))
         assert f"{ENTRY}:" in assembly, name

@@ -46,7 +46,7 @@ COPY_LOGICAL, CONVERT, EXTENDED, PACK_HALF = 400, 115, 12, 58  # the last is of 
 
 @pytest.mark.timeout(900)  # on machines that may be busy
 def test_the_committed_kernels_are_what_the_sources_give() -> None:
-    """By hashes every one was made of its source; the first of each source and some more are compiled again.
+    """By hashes every one was made of its source; one of sixteen is compiled again.
 
     `python -m tplaunch.shaders.build --check` compiles all of them.
     """
@@ -57,8 +57,8 @@ def test_the_committed_kernels_are_what_the_sources_give() -> None:
     sources = build.read_sources(compiler)
     assert build.changed(sources, build.SPV_FOLDER) == [], "run: make shaders"
     assert sorted(name for source in sources for name in source.names) == kernel_names()
-    sample = {name for source in sources for name in (*source.names[:1], *source.names[7::8])}
-    assert {name: load_kernel(name) for name in sorted(sample)} == build.compiled(compiler, sources, sample)
+    sample = kernel_names()[::16]
+    assert {name: load_kernel(name) for name in sample} == build.compiled(compiler, sources, sample)
 
 
 def test_a_source_that_was_changed_is_noticed(tmp_path: Path) -> None:
