@@ -43,6 +43,14 @@ def with_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[De
     ]
 
 
+def beside_cards(choices: Sequence[DeviceChoice], place: int, cores: Sequence[int]) -> DeviceChoice:
+    """Names the cores that one rank has where no other one has compiled kernels: those would share them."""
+    if not choices[place].has_threads:
+        return choices[place]
+    others = [choice for choice in choices if not choice.has_threads]
+    return with_cores([*others, choices[place]], cores)[-1]
+
+
 def _deal(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:
     """Deals out cores to ranks that have equal need of them.
 

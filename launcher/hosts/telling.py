@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.cores import beside_cards, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.fitting.steps import time_steps
@@ -67,7 +68,8 @@ class Teller:
     def _speed(self, asked: AskSpeed) -> DeviceSpeed:
         try:
             config = DeviceConfig(asked.options, self._verbose)
-            return DeviceSpeed(asked.device, device_speed(config, self._choices[asked.device]))
+            choice = beside_cards(self._choices, asked.device, usable_cores())
+            return DeviceSpeed(asked.device, device_speed(config, choice))
         except (RunError, OSError, IndexError) as error:
             return DeviceSpeed(asked.device, 0.0, cut(str(error)))
 

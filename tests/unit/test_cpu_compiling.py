@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tplaunch.worker.cpu.code import Kernels
 from tplaunch.worker.cpu.compile_job import compile_all
-from tplaunch.worker.cpu.kept_code import read_kernel, write_kernel
+from tplaunch.worker.cpu.kept_code import DAY, IDENTITY_LENGTH, KEPT_SECONDS, read_kernel, write_kernel
 
 NAMES = ["running.pauses", "running.run"]
 HOLD = """
@@ -105,3 +107,25 @@ def test_a_start_imports_nothing_that_takes_long(modules: str, unwanted: set[str
     given = "import sys, numpy, llvmlite.binding; given = set(sys.modules)"
     program = f"{given}; import {modules}; print({unwanted} & (set(sys.modules) - given))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
+def test_kernels_of_versions_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    """Once others are compiled; what was used lately stays, and whatever is no folder of kernels."""
+    folder = tmp_path / "kernels"
+    now = time.time()
+    ages = {"0" * IDENTITY_LENGTH: KEPT_SECONDS - DAY, "1" * IDENTITY_LENGTH: KEPT_SECONDS + DAY}
+    for name, seconds in {**ages, "notes": 2 * KEPT_SECONDS}.items():
+        (folder / name).mkdir(parents=True)
+        write_kernel(folder / name / "running.run", [], b"code")
+        os.utime(folder / name, (now - seconds, now - seconds))
+    (folder / ("2" * IDENTITY_LENGTH)).symlink_to(folder / "notes")
+    Kernels(tmp_path).compile(NAMES)
+    (own,) = {path.name for path in folder.iterdir()} - {
+        "0" * IDENTITY_LENGTH,
+        "2" * IDENTITY_LENGTH,
+        "notes",
+    }
+    assert own != "1" * IDENTITY_LENGTH and (folder / "notes" / "running.run").exists()
+    os.utime(folder / own, (now - 2 * DAY, now - 2 * DAY))
+    Kernels(tmp_path)  # a start that compiles nothing uses them, too
+    assert (folder / own).stat().st_mtime > now - DAY

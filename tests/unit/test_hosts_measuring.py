@@ -16,6 +16,7 @@ from tests.unit.test_hosts_head import WAITS, World, expect, worlds  # noqa: F40
 from tests.unit.test_prediction_options import quick  # noqa: F401
 from tests.unit.test_step_times import job
 from tplaunch.coordinator.gguf.origin import FilePart, Origin
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands import predict
@@ -25,7 +26,7 @@ from tplaunch.launcher.hosts import echoes, head, telling
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.echoes import Echo, LinkMeter, send_back
 from tplaunch.launcher.hosts.head_link import HeadLink
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.messages import FromJoiner, Leave
 from tplaunch.launcher.hosts.opening import Hosts
 from tplaunch.launcher.hosts.telling import Teller
@@ -125,6 +126,21 @@ def test_a_joiner_measures_in_a_thread_until_it_is_closed(monkeypatch: pytest.Mo
     teller.close()
     teller._tell(StepsTimed(9, ()))
     assert sent.empty()
+
+
+def test_a_joiner_measures_kernels_for_processors_on_the_cores_that_they_will_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its cards leave those; the head divides what two such ranks share."""
+    sent: queue.SimpleQueue[FromJoiner] = queue.SimpleQueue()
+    cpu = DeviceChoice(None, "cpu")
+    devices = [DeviceChoice(0, "a card", on_cpu=False), cpu, cpu, DeviceChoice(1, "llvmpipe")]
+    monkeypatch.setattr(telling, "usable_cores", lambda: list(range(8)))
+    monkeypatch.setattr(telling, "device_speed", lambda _, choice: 1.0 + len(choice.own_cores))
+    teller = Teller(HEAD, None, devices, False, sent.put)
+    for device, speed in enumerate([1.0, 7.0, 7.0, 1.0]):
+        teller.tell(AskSpeed(device, RankOptions()))
+        assert sent.get(timeout=WAITS) == DeviceSpeed(device, speed)
 
 
 @pytest.mark.parametrize("secret", [None, SECRET])

@@ -20,12 +20,17 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from tplaunch.worker.cpu.compile_job import NO_NUMBA
-from tplaunch.worker.cpu.kept_code import read_kernel, write_kernel
+from tplaunch.worker.cpu.kept_code import (
+    IDENTITY_LENGTH,
+    forget_unused,
+    note_use,
+    read_kernel,
+    write_kernel,
+)
 from tplaunch.worker.cpu.target import ENTRY, Target, host
 from tplaunch.worker.folders import make_private, temporary_parents
 from tplaunch.worker.own_python import python_words
 
-IDENTITY_LENGTH = 32
 MAX_PROCESSES = 4  # that compile: each takes 150 MB for as long
 PACKAGES = ("numba", "llvmlite")
 SLOW = ("attention.", "expert_products.", "products.", "recurrent.")  # what takes longest begins first
@@ -53,6 +58,8 @@ class Kernels:
         self._held: dict[str, Kernel] = {}
         self.num_compiled = 0
         self._folder = None if folder is None else folder / "kernels" / kernels_identity()
+        if self._folder is not None:
+            note_use(self._folder)
 
     def __getitem__(self, name: str) -> Kernel:
         """name: module.function, below kernels/."""
@@ -110,6 +117,7 @@ def _writable(folder: Path | None) -> Iterator[Path]:
         with suppress(OSError):
             make_private(folder)
         if os.access(folder, os.W_OK):
+            forget_unused(folder)  # what is compiled anew may have been compiled for another version before
             yield folder
             return
         log.info("kernels are not kept: %s can't be written", folder)
