@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.cpu import attention, expert_products, experts, heads, latent, products, recurrent, rows
 from tplaunch.worker.cpu.code import Kernels
+from tplaunch.worker.cpu.memory import in_one_piece
 from tplaunch.worker.cpu.placement import misplaced
 from tplaunch.worker.cpu.recorder import HostPart, KernelPart, Recorder
 from tplaunch.worker.cpu.target import host
@@ -79,6 +81,12 @@ class CpuDevice(NumpyDevice):
         self._recorded: dict[int, list[list[KernelPart | HostPart]]] = {}  # segments, by the program's id
         self._programs: list[Program] = []  # kept, or another one might have the same id
         self._without_host: set[int] = set()  # programs that are nothing but kernels, by their ids
+
+    def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
+        weights = {name: found for name, found in buffers.items() if found.placement is Placement.WEIGHTS}
+        self._state.buffers |= weights
+        self._state.bytes |= in_one_piece({name: found.nbytes for name, found in weights.items()})
+        super().create_buffers({name: found for name, found in buffers.items() if name not in weights})
 
     def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
         assert not self._recorded, "a recorded program has the arena's address"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tplaunch.worker.buffers.step import NUM_RUNS_WORD, StepLayout
 from tplaunch.worker.cpu.code import Kernel, Kernels
+from tplaunch.worker.cpu.memory import in_lines, lines
 from tplaunch.worker.cpu.team import Team
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.state import NumpyState
@@ -17,7 +18,6 @@ from tplaunch.worker.ops.common import RowSet
 from tplaunch.worker.ops.matrix import Matrix
 
 NUM_PLANES = 4  # that kernels take addresses of
-LINE = 64  # bytes of a processor's cache, and of a vector of float32
 HostPart = Callable[[NumpyState], None]
 Called = tuple[str, dict[str, int | float]]  # a kernel by its name, with its arguments
 Bytes = npt.NDArray[np.uint8]
@@ -78,16 +78,14 @@ class Recorder:
         """Returns memory of at least so many bytes, whose content lasts until the next use of the name."""
         held = self._scratch.setdefault(name, [])
         if not held or held[-1].nbytes < nbytes:
-            memory = np.empty(nbytes + LINE, np.uint8)
-            first = -memory.ctypes.data % LINE
-            held.append(memory[first : first + nbytes])  # the others are in use by what was recorded before
+            held.append(lines(nbytes))  # the others are in use by what was recorded before
         return held[-1]
 
     def room(self, name: str, nbytes: int) -> dict[str, int]:
         """Returns the address of scratch memory for all threads, and the bytes of one, by kernels' names."""
-        own = -(-nbytes // LINE) * LINE
-        start = int(self.scratch(name, LINE + own * self.num_threads).ctypes.data)
-        return {"scratch": -(-start // LINE) * LINE, "scratch_bytes": own}
+        own = in_lines(nbytes)
+        memory = self.scratch(name, own * self.num_threads)
+        return {"scratch": int(memory.ctypes.data), "scratch_bytes": own}
 
     def constant(self, values: npt.NDArray[np.float32]) -> int:
         """Returns the address of values that are the same in every step."""

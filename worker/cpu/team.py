@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.cpu.code import Kernel, Kernels
-from tplaunch.worker.cpu.team_words import FAILED, FUTEX, LINE, ROUNDS, SIZE, SLICE, SPINS, SYSTEM_CALL
+from tplaunch.worker.cpu.memory import lines
+from tplaunch.worker.cpu.team_words import FAILED, FUTEX, ROUNDS, SIZE, SLICE, SPINS, SYSTEM_CALL
 from tplaunch.worker.device import DeviceError
 
 SPIN_SECONDS = 100e-6  # that a thread stays awake: all-reduces take about as long, a step's end takes longer
@@ -45,7 +46,7 @@ class Team:
         self._kernel = kernels["running.run" if num_threads == 1 else "running.lead"]
         self._lead = function_at(self._kernel)
         self._timeout_seconds = timeout_seconds
-        self._memory = _lines()
+        self._memory = lines(SIZE)
         self.address = int(self._memory.ctypes.data)  # that kernels know the team by
         self._failed = self._word(FAILED)
         if num_threads > 1:
@@ -107,13 +108,6 @@ def function_at(kernel: Kernel) -> Function:
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
     found: Function = kind(kernel.address)
     return found
-
-
-def _lines() -> npt.NDArray[np.uint8]:
-    """Returns memory for a team, which begins where a line of the processor's cache does."""
-    memory = np.zeros(SIZE + LINE, np.uint8)
-    start = -int(memory.ctypes.data) % LINE
-    return memory[start : start + SIZE]
 
 
 def _follow(kernel: Kernel, memory: npt.NDArray[np.uint8], thread: int, num_threads: int) -> None:

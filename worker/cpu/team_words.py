@@ -1,6 +1,7 @@
 """Where in a team's memory each word lies, in bytes. What threads write stands apart, in lines of its own."""
 
-LINE = 128  # bytes that a processor may fetch together
+from tplaunch.worker.cpu.memory import LINE
+
 ORDERS, ARRIVED, MEETINGS = 0, 2 * LINE, 3 * LINE  # counts up by each order; threads that wait; counts up
 SLEEPERS = LINE  # behind ORDERS and MEETINGS: the threads that sleep until they change
 FAILED, IS_CLOSING = 5 * LINE, 5 * LINE + 4
