@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.launcher.config import RandomModel
 from tplaunch.launcher.errors import UsageError
@@ -40,7 +41,8 @@ def write_gguf(model: RandomModel, path: Path) -> None:
         for tensor in tensors.values():
             kind = gguf.GGMLQuantizationType[tensor.type]
             dtype = np.dtype({"F32": np.float32, "F16": np.float16}.get(tensor.type, np.uint8))
-            shape = tensor.shape if dtype != np.uint8 else weights.rows(tensor).shape
+            row_bytes = WEIGHT_TYPES[tensor.type].row_bytes(tensor.shape[-1])
+            shape = tensor.shape if dtype != np.uint8 else (*tensor.shape[:-1], row_bytes)
             writer.add_tensor_info(tensor.name, shape, dtype, tensor.nbytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -51,12 +53,14 @@ def write_gguf(model: RandomModel, path: Path) -> None:
 
 
 def add_described(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None:
-    """Numbers by their keys; the architecture's name is the writer's."""
+    """Numbers and lists of them by their keys; the architecture's name is the writer's."""
     for key, value in metadata.items():
         if isinstance(value, int):
             writer.add_uint32(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
 
 
 def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:

@@ -29,6 +29,7 @@ QWEN_3_5_800M: dict[str, Any] = {
     "attention.layer_norm_rms_epsilon": 1e-6,
     "full_attention_interval": 4,
     "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
     "rope.freq_base": 1e7,
     "ssm.conv_kernel": 4,
     "ssm.group_count": 16,

@@ -49,12 +49,15 @@ def test_every_test_on_every_number_of_ranks(tplaunch: CommandLine, device: str)
             assert roofline["reached"] > 0
 
 
-@pytest.mark.parametrize("weight_type", ["f32", "f16", "q4_0", "q8_0"])
+@pytest.mark.parametrize(
+    ("shape", "weight_type"),
+    [("tiny", "f32"), ("tiny", "f16"), ("tiny", "q4_0"), ("tiny", "q8_0"), ("tiny-moe", "q8_0")],
+)
 def test_a_written_shape_is_measured_as_a_file(
-    tplaunch: CommandLine, tmp_path: Path, weight_type: str
+    tplaunch: CommandLine, tmp_path: Path, shape: str, weight_type: str
 ) -> None:
     path = tmp_path / "tiny.gguf"
-    tplaunch("bench", "--shape", "tiny", "--type", weight_type, "--write-gguf", path, check=True)
+    tplaunch("bench", "--shape", shape, "--type", weight_type, "--write-gguf", path, check=True)
     results = bench(tplaunch, "--devices", "0,0", path)
     assert len(results) == 4 and all(result["speed_up"] is None for result in results)
 
