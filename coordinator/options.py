@@ -185,7 +185,9 @@ class RankOptions:
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
             )
         if not 0 <= self.cpu_threads <= MAX_CPU_THREADS:
-            raise OptionError(f"--cpu-threads {self.cpu_threads}: 1 to {MAX_CPU_THREADS} are possible")
+            raise OptionError(
+                f"--cpu-threads {self.cpu_threads}: 1 to {MAX_CPU_THREADS} are possible, and 0 for one a core"
+            )
         check_seconds("--timeout", self.timeout_seconds)
         for feature in self.without:
             if feature not in DISPENSABLE:

@@ -260,7 +260,13 @@ def _find(part: str, listed: DeviceList) -> dict[str, Any]:
         matches = [device for device in named if preferred(device, named) is device]
     if not matches:
         raise UsageError(
-            "; ".join((f"there is no Vulkan device {part!r}; there are: {names}", *listed.closed))
+            "; ".join(
+                (
+                    f"there is no Vulkan device {part!r}; there are: {names}",
+                    *listed.closed,
+                    "and cpu, cpus, cpu:0, cpu:0-3 and numpy for the processor",
+                )
+            )
         )
     if len(matches) > 1:
         indices = ", ".join(str(device["index"]) for device in matches)

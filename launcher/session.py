@@ -130,8 +130,10 @@ def _present(
     """Returns the device of each rank, once all hosts are there and have what they need of the model."""
     choices = hosts.present(arrangement.choices, check_open)
     hosts.bring(choices, arrangement.plan, model, check_open)
-    if any(choice.in_numpy for choice in choices):
-        say("running on the CPU with NumPy, without a Vulkan device")
+    if in_numpy := [rank for rank, choice in enumerate(choices) if choice.in_numpy]:
+        is_all = len(in_numpy) == len(choices)
+        ranks = f"rank{'s' * (len(in_numpy) > 1)} {', '.join(map(str, in_numpy))}"
+        say(f"{'running' if is_all else ranks} on the CPU with NumPy, without a Vulkan device")
     check_headroom(len(choices))
     return choices
 

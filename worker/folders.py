@@ -103,6 +103,11 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
+def is_private(found: os.stat_result) -> bool:
+    """Returns true for what belongs to this user, and no other one may write."""
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def is_own_folder(path: Path) -> bool:
     """Returns true for a folder of this user that is not a link."""
     try:

@@ -20,6 +20,7 @@ from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, blocks_for, full_blocks
 from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
+from tplaunch.launcher.processors import CPU
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -183,7 +184,10 @@ def _check_positions(model: Model, tests: list[Test]) -> None:
 def _bench_session(
     session: Session, choices: list[DeviceChoice], wanted: BenchConfig, results: list[Result]
 ) -> None:
-    devices = tuple(message.device for message in session.attached)
+    devices = tuple(
+        choice.name if message.device == CPU else message.device  # a name tells which cores, too
+        for choice, message in zip(choices, session.attached, strict=True)
+    )
     sharing = tuple(message.sharing for message in session.ready)
     for test in wanted.tests:
         measurement = _measure(session, test, wanted.repeat)

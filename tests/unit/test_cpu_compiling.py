@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.vulkan.cases import limits_for
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.worker.cpu.code import Kernels
 from tplaunch.worker.cpu.compile_job import compile_all
 from tplaunch.worker.cpu.kept_code import DAY, IDENTITY_LENGTH, KEPT_SECONDS, read_kernel, write_kernel
+from tplaunch.worker.cpu.opening import open_cpu
 
 NAMES = ["running.pauses", "running.run"]
 HOLD = """
@@ -80,11 +86,82 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path) -> None:
     assert Kernels(tmp_path).missing(NAMES) == []
 
 
-def test_a_numba_that_refuses_is_an_import_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "numba.py").write_text("raise ImportError('NumPy is too new')")
+@pytest.mark.parametrize(
+    ("numba", "error", "told"),
+    [
+        ("raise ImportError('NumPy is too new')", ImportError, "^NumPy is too new$"),
+        ("raise RuntimeError('broken')", ImportError, "^broken$"),
+        ("import os; os.kill(os.getpid(), 11)", RuntimeError, r"running\.pauses can't.* ended with -11$"),
+    ],
+)
+def test_a_numba_that_does_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numba: str, error: type[Exception], told: str
+) -> None:
+    (tmp_path / "numba.py").write_text(numba)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(ImportError, match="NumPy is too new"):
+    with pytest.raises(error, match=told):
         Kernels(tmp_path / "cache").compile(NAMES)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel can be compiled"), OSError("no libllvmlite.so")])
+def test_numpy_computes_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    if isinstance(error, OSError):
+        monkeypatch.setattr(builtins, "__import__", _refusing("tplaunch.worker.cpu.code", fail))
+    monkeypatch.setattr(Kernels, "missing", lambda *_: ["running.run"])
+    monkeypatch.setattr(Kernels, "compile", fail)
+    device = open_cpu(limits_for(), RankOptions(), 1)
+    assert device.name == "numpy" and device.notes == (
+        f"NumPy computes in place of compiled kernels, and is slower: {error}",
+    )
+
+
+def _refusing(module: str, fail: Callable[[], None]) -> Callable[..., object]:
+    """An import statement that fails for one module."""
+    as_always = builtins.__import__
+
+    def imported(name: str, *arguments: Any) -> object:
+        if name == module:
+            fail()
+        return as_always(name, *arguments)
+
+    return imported
+
+
+def test_what_can_not_be_kept_is_compiled_elsewhere(tmp_path: Path) -> None:
+    """As where the disk is full: here a folder is where a kernel's file would be."""
+    first = Kernels(tmp_path)
+    first.compile(NAMES)
+    (path,) = tmp_path.rglob("running.run")
+    path.unlink()
+    path.mkdir()
+    kernels = Kernels(tmp_path)
+    assert not kernels.fault and kernels.missing(NAMES) == ["running.run"]
+    kernels.compile(["running.run"])
+    assert kernels["running.run"].address and kernels.fault.startswith(f"{path.parent} can't be written")
+    (tmp_path / "no folder").touch()
+    nowhere = Kernels(tmp_path / "no folder")
+    nowhere.compile(NAMES)
+    assert nowhere.missing(NAMES) == [] and "no folder" in nowhere.fault
+
+
+def test_code_that_others_may_write_is_not_run(tmp_path: Path) -> None:
+    """Nor is a kernel in another one's place."""
+    Kernels(tmp_path).compile(NAMES)
+    one, other = (path for name in NAMES for path in tmp_path.rglob(name))
+    other.chmod(0o620)
+    assert Kernels(tmp_path).missing(NAMES) == [other.name]
+    other.write_bytes(one.read_bytes())
+    other.chmod(0o600)
+    assert Kernels(tmp_path).missing(NAMES) == [other.name]
+    Kernels(tmp_path).compile([other.name])
+    one.parent.chmod(0o770)
+    kernels = Kernels(tmp_path)
+    assert kernels.missing(NAMES) == NAMES and "others may write there" in kernels.fault
+    kernels.compile(NAMES)
+    assert kernels.missing(NAMES) == []
 
 
 def test_a_kernel_that_can_not_be_compiled_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ from tplaunch.worker.cpu.kept_code import (
     write_kernel,
 )
 from tplaunch.worker.cpu.target import ENTRY, Target, host
-from tplaunch.worker.folders import make_private, temporary_parents
+from tplaunch.worker.folders import is_private, make_private, temporary_parents
 from tplaunch.worker.own_python import python_words
 
 MAX_PROCESSES = 4  # that compile: each takes 150 MB for as long
@@ -58,50 +57,77 @@ class Kernels:
         self._held: dict[str, Kernel] = {}
         self.num_compiled = 0
         self._folder = None if folder is None else folder / "kernels" / kernels_identity()
+        self.fault = ""  # why what is compiled can't be kept, as far as that is known
         if self._folder is not None:
+            self.fault = _fault(self._folder)
             note_use(self._folder)
 
     def __getitem__(self, name: str) -> Kernel:
         """name: module.function, below kernels/."""
-        if name not in self._held and not (self._folder and self._take(self._folder, name)):
+        if name not in self._held and not self._take_kept(name):
             self._held[name] = self._compiled(name)
         return self._held[name]
 
     def missing(self, names: Collection[str]) -> list[str]:
         """Returns which of these have to be compiled; takes the others."""
-        return [
-            name
-            for name in sorted(names)
-            if name not in self._held and not (self._folder and self._take(self._folder, name))
-        ]
+        return [name for name in sorted(names) if name not in self._held and not self._take_kept(name)]
 
     def compile(self, names: Collection[str], on_compiled: Callable[[str], None] = lambda name: None) -> None:
         """Compiles kernels in other processes, as many as this one has cores.
 
-        on_compiled: is told each that they have done. Raises ImportError without Numba, RuntimeError for what
-        can't be compiled.
+        Where they can't be kept, `fault` says so. on_compiled: is told each that they have done. Raises
+        ImportError without Numba, RuntimeError for what can't be compiled.
         """
-        slow_first = sorted(names, key=lambda name: (not name.startswith(SLOW), name))
-        with _writable(self._folder) as folder:
-            for name in _compiled_elsewhere(folder, slow_first):
-                self.num_compiled += 1
-                on_compiled(name)
-            for name in slow_first:
-                if not self._take(folder, name):
-                    raise RuntimeError(f"the kernel {name} can't be compiled")
+        left = sorted(names, key=lambda name: (not name.startswith(SLOW), name))  # what takes long first
+        ends = ""
+        if (folder := self._kept_folder()) is not None:
+            forget_unused(folder)  # what is compiled anew may have been compiled for another version before
+            ends = self._compile_in(folder, left, on_compiled)
+            left = [name for name in left if name not in self._held]
+            if left:  # the disk may be full
+                self.fault = f"{folder} can't be written; its disk may be full"
+        if left:
+            with TemporaryDirectory(prefix="tplaunch-", dir=next(temporary_parents())) as temporary:
+                ends = self._compile_in(Path(temporary), left, on_compiled)
+        if left := [name for name in left if name not in self._held]:
+            raise RuntimeError(f"the kernel {left[0]} can't be compiled{ends}")
+
+    def _compile_in(self, folder: Path, names: list[str], on_compiled: Callable[[str], None]) -> str:
+        """Has kernels compiled into a folder, and takes those that are there then; says how that ended."""
+        ends = [""]
+        for name in _compiled_elsewhere(folder, names, ends):
+            self.num_compiled += 1
+            on_compiled(name)
+        for name in names:
+            self._take(folder, name)
+        return ends[-1]
+
+    def _kept_folder(self) -> Path | None:
+        """Returns the folder where it can be written, and makes it where it is missing."""
+        if self._folder is None or self.fault:
+            return None
+        try:
+            make_private(self._folder)
+        except OSError as error:
+            self.fault = f"{self._folder} can't be made: {error.strerror}"
+            return None
+        self.fault = _fault(self._folder)
+        return None if self.fault else self._folder
 
     def _compiled(self, name: str) -> Kernel:
         from tplaunch.worker.cpu.compiling import compiled_for_host
 
         parameters, code = compiled_for_host(name)
         self.num_compiled += 1
-        if self._folder is not None:
+        if (folder := self._kept_folder()) is not None:
             try:
-                make_private(self._folder)
-                write_kernel(self._folder / name, parameters, code)
+                write_kernel(folder / name, parameters, code)
             except OSError as error:
                 log.info("the kernel %s is not kept: %s", name, error)
         return Kernel(name, parameters, code)
+
+    def _take_kept(self, name: str) -> bool:
+        return self._folder is not None and not self.fault and self._take(self._folder, name)
 
     def _take(self, folder: Path, name: str) -> bool:
         """Returns false where a folder does not have a kernel that is whole."""
@@ -110,23 +136,24 @@ class Kernels:
         return found is not None
 
 
-@contextmanager
-def _writable(folder: Path | None) -> Iterator[Path]:
-    """Yields the folder, or a temporary one where it can't be written."""
-    if folder is not None:
-        with suppress(OSError):
-            make_private(folder)
-        if os.access(folder, os.W_OK):
-            forget_unused(folder)  # what is compiled anew may have been compiled for another version before
-            yield folder
-            return
-        log.info("kernels are not kept: %s can't be written", folder)
-    with TemporaryDirectory(prefix="tplaunch-", dir=next(temporary_parents())) as temporary:
-        yield Path(temporary)
+def _fault(folder: Path) -> str:
+    """Says why a folder that is there is not used; nothing where it is, or is missing."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder} can't be used: {error.strerror}"
+    if not is_private(found):
+        return f"{folder} is another user's, or others may write there"
+    return "" if os.access(folder, os.W_OK) else f"{folder} can't be written"
 
 
-def _compiled_elsewhere(folder: Path, names: list[str]) -> Iterator[str]:
-    """Has processes compile kernels into a folder; yields the names of those that they have done."""
+def _compiled_elsewhere(folder: Path, names: list[str], ends: list[str]) -> Iterator[str]:
+    """Has processes compile kernels into a folder; yields the names of those that they have done.
+
+    ends: takes how a process has ended that failed, to end a sentence.
+    """
     import subprocess  # a start that finds its kernels does without
 
     count = min(len(names), len(os.sched_getaffinity(0)), MAX_PROCESSES)
@@ -144,8 +171,10 @@ def _compiled_elsewhere(folder: Path, names: list[str]) -> Iterator[str]:
             said.append(line.strip())
             if said[-1] in names:
                 yield said[-1]
-    if NO_NUMBA in [process.wait() for process in processes]:
+    statuses = [process.wait() for process in processes]
+    if NO_NUMBA in statuses:
         raise ImportError(said[-1])
+    ends += [f": a process that compiles ended with {status}" for status in statuses if status]
 
 
 def _loaded(code: bytes) -> Any:

@@ -31,13 +31,18 @@ def main() -> int:
     end_with_parent(int(parent))
     try:
         from tplaunch.worker.cpu.compiling import compiled_for_host
-    except ImportError as error:
-        print(error)
+    except Exception as error:  # also what a Numba or an LLVM raises that is there, and broken
+        _tell(str(error).replace("\n", " ") or repr(error))
         return NO_NUMBA
     for name in compile_all(Path(folder), names, compiled_for_host):
-        sys.stdout.write(f"{name}\n")  # in one piece: others write there, and print may write two
-        sys.stdout.flush()
+        _tell(name)
     return 0
+
+
+def _tell(line: str) -> None:
+    """Writes a line in one piece: others write there, and print may write two."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def compile_all(folder: Path, names: Iterable[str], compiled: Compile) -> Iterator[str]:

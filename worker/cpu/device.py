@@ -109,8 +109,11 @@ class CpuDevice(NumpyDevice):
             tell(f"compiled {name}, {len(done)} of {all_of_them}")
 
         self._kernels.compile(missing, count)
-        seconds = time.monotonic() - started
-        return (f"compiled {all_of_them} for this processor in {seconds:.0f} s, for later starts, too",)
+        taken = f"compiled {all_of_them} for this processor in {time.monotonic() - started:.0f} s"
+        fault = self._kernels.fault
+        return (
+            f"{taken}, and again at the next start: {fault}" if fault else f"{taken}, for later starts, too",
+        )
 
     def prepare(self, program: Program) -> None:
         if id(program) in self._recorded:

@@ -1,6 +1,7 @@
-"""Kernels as files: a digest of what follows, the parameters' names, and object code.
+"""Kernels as files: a digest of what follows, the names of kernel and parameters, and object code.
 
-A folder has those of one version for one kind of processor. Folders that nobody uses any more are removed.
+A folder has those of one version for one kind of processor. Code that others may have written is not run, and
+folders that nobody uses any more are removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tplaunch.worker.folders import is_own_folder, open_regular, replace_file
+from tplaunch.worker.folders import is_own_folder, is_private, open_regular, replace_file
 
 DIGEST_BYTES = 32
 MAX_BYTES = 4 << 20  # of a kernel's code
@@ -25,18 +26,21 @@ KEPT_SECONDS = 30 * DAY  # without use; hosts of different processors may share 
 
 
 def read_kernel(path: Path) -> tuple[list[str], bytes] | None:
-    """Returns a kernel's parameters and code; None where there is none that is whole."""
+    """Returns a kernel's parameters and code; None where there is none that is whole, and this user's."""
     with suppress(OSError), open_regular(path) as file:
+        if not is_private(os.fstat(file.fileno())):
+            return None
         digest, content = file.read(DIGEST_BYTES), file.read(MAX_BYTES)
         if hashlib.sha256(content).digest() == digest:
-            parameters, _, code = content.partition(b"\n")
-            return json.loads(parameters), code
+            names, _, code = content.partition(b"\n")
+            name, *parameters = json.loads(names)
+            return (parameters, code) if name == path.name else None
     return None
 
 
 def write_kernel(path: Path, parameters: list[str], code: bytes) -> None:
     """Raises OSError."""
-    content = json.dumps(parameters).encode() + b"\n" + code
+    content = json.dumps([path.name, *parameters]).encode() + b"\n" + code
     replace_file(path, hashlib.sha256(content).digest() + content)
 
 

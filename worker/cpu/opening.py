@@ -16,8 +16,8 @@ log = logging.getLogger("worker")
 def open_cpu(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDevice:
     """Returns a device with so many threads, unless --cpu-threads says another number.
 
-    Numba or LLVM may be there and refuse to be imported, beside a NumPy that is newer than they know. Then
-    NumPy computes, which a note says. What else goes wrong is raised.
+    Numba or LLVM may be there and refuse to be imported, beside a NumPy that is newer than they know, or
+    compile nothing. Then NumPy computes, which a note says. What else goes wrong is raised.
     """
     try:
         return _opened(limits, options, options.cpu_threads or num_threads)
@@ -30,7 +30,10 @@ def open_cpu(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDev
 
 def _opened(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDevice:
     """Imports LLVM; another process imports Numba where kernels have to be compiled."""
-    from tplaunch.worker.cpu.code import Kernels
+    try:
+        from tplaunch.worker.cpu.code import Kernels
+    except OSError as error:  # llvmlite's library can't be loaded
+        raise ImportError(str(error)) from error
     from tplaunch.worker.cpu.device import CpuDevice
     from tplaunch.worker.cpu.team import running_kernels
 
@@ -40,6 +43,9 @@ def _opened(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDevi
     kernels = Kernels(cache_folder())
     # These tell whether there can be any.
     if missing := kernels.missing(running_kernels(num_threads)):
-        kernels.compile(missing)
+        try:
+            kernels.compile(missing)
+        except RuntimeError as error:
+            raise ImportError(str(error)) from error
     kind = TimedCpuDevice if options.timestamps else CpuDevice
     return kind(limits, kernels, num_threads, options.timeout_seconds)
