@@ -19,10 +19,12 @@ def group_plan(
 ) -> tuple[RankShare, ...]:
     """Equal shares, or as the user or descriptions weigh the ranks. Raises UsageError.
 
-    group: ranks by their numbers in the cluster. Experts are apart where a group has a rank for either part.
+    Ranks without any weight are a stage of their own in some ways, which has layers all the same. group:
+    ranks by their numbers in the cluster. Experts are apart where a group has a rank for either part.
     """
     weights, devices = _weights(config, wanted), wanted.devices
     own = [weights[rank] for rank in group]
+    own = own if any(own) else [1.0] * len(own)
     if config.expert_split != EXPERTS_APART:
         return make_plan(spec, own, config.expert_split)
     if not has_experts_apart(config, wanted, group):

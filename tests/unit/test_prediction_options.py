@@ -172,6 +172,13 @@ def test_faster_devices_elsewhere_get_more_layers(capsys: pytest.CaptureFixture[
     assert stages["layers"][0][1] < 8
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_rank_without_weight_is_a_stage_in_some_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("2x100GB/s", "--link", "10us,100Gbit", "--json", "--tensor-split", "1,0")
+    ways = json.loads(predicted(capsys, *words))["ways"]
+    assert "pipeline 4" in [way["way"] for way in ways]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
