@@ -44,7 +44,7 @@ def processors(part: str, root: Path = SYS) -> list[Processors]:
     if part == CPUS:
         return [Processors(f"{CPU}:{node.number}", node.cores) for node in nodes][:MAX_GROUP]
     named = part.partition(":")[2]
-    if named.isdecimal():
+    if named.isascii() and named.isdecimal():
         for node in nodes:
             if node.number == int(named):
                 return [Processors(part, node.cores)]

@@ -53,15 +53,16 @@ def check_experts_apart(
         }
         where = "" if config.num_stages == 1 else f" of stage {number} (ranks {ranks})"
         having = "" if all(weights) else " with a share"
+        example = ",".join(["0,cpu"] * config.num_stages)  # of stages by turns
+        both = f" --devices needs both{' for each stage' if where else ''}, such as {example}"
         if True not in kinds:
             raise UsageError(
                 f"{OPTION}: no rank{where}{having} is on a processor, whose memory would hold the experts;"
-                " --devices needs both, such as 0,cpu"
+                + both
             )
         if False not in kinds:
             raise UsageError(
-                f"{OPTION}: no rank{where}{having} is on a card, which would hold all but the experts;"
-                " --devices needs both, such as 0,cpu"
+                f"{OPTION}: no rank{where}{having} is on a card, which would hold all but the experts;" + both
             )
 
 

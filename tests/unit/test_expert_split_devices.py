@@ -100,6 +100,7 @@ def test_the_other_hosts_processors_hold_experts_too() -> None:
         ((card(), CPU), {"tensor_split": (1.0, 0.0)}, "no rank with a share is on a processor"),
         ((card(), CPU), {"tensor_split": (0.0, 1.0)}, "no rank with a share is on a card"),
         ((card(), CPU), {"pipeline": 2}, r"no rank of stage 0 \(ranks 0..0\) is on a processor"),
+        ((card(), card(), CPU, CPU), {"pipeline": 2}, r"both for each stage, such as 0,cpu,0,cpu$"),
         ((CPU, card(), CPU), {"pipeline_split": (4, 44)}, r"no rank of stage 0 \(ranks 0..0\) is on a card"),
         ((card(2), CPU), {"context_length": 40960}, r"device 0 \(gpu 0\) would hold .* lower --context"),
     ],
