@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,28 +79,30 @@ class Kernels:
         ImportError without Numba, RuntimeError for what can't be compiled.
         """
         left = sorted(names, key=lambda name: (not name.startswith(SLOW), name))  # what takes long first
-        ends = ""
+        end = ""
         if (folder := self._kept_folder()) is not None:
             forget_unused(folder)  # what is compiled anew may have been compiled for another version before
-            ends = self._compile_in(folder, left, on_compiled)
+            end = self._compile_in(folder, left, on_compiled)
             left = [name for name in left if name not in self._held]
             if left:  # the disk may be full
                 self.fault = f"{folder} can't be written; its disk may be full"
         if left:
             with TemporaryDirectory(prefix="tplaunch-", dir=next(temporary_parents())) as temporary:
-                ends = self._compile_in(Path(temporary), left, on_compiled)
+                end = self._compile_in(Path(temporary), left, on_compiled)
         if left := [name for name in left if name not in self._held]:
-            raise RuntimeError(f"the kernel {left[0]} can't be compiled{ends}")
+            raise RuntimeError(f"the kernel {left[0]} can't be compiled{end}")
 
     def _compile_in(self, folder: Path, names: list[str], on_compiled: Callable[[str], None]) -> str:
         """Has kernels compiled into a folder, and takes those that are there then; says how that ended."""
-        ends = [""]
-        for name in _compiled_elsewhere(folder, names, ends):
+
+        def count(name: str) -> None:
             self.num_compiled += 1
             on_compiled(name)
+
+        end = _compile_elsewhere(folder, names, count)
         for name in names:
             self._take(folder, name)
-        return ends[-1]
+        return end
 
     def _kept_folder(self) -> Path | None:
         """Returns the folder where it can be written, and makes it where it is missing."""
@@ -111,8 +113,7 @@ class Kernels:
         except OSError as error:
             self.fault = f"{self._folder} can't be made: {error.strerror}"
             return None
-        self.fault = _fault(self._folder)
-        return None if self.fault else self._folder
+        return self._folder
 
     def _compiled(self, name: str) -> Kernel:
         from tplaunch.worker.cpu.compiling import compiled_for_host
@@ -149,10 +150,10 @@ def _fault(folder: Path) -> str:
     return "" if os.access(folder, os.W_OK) else f"{folder} can't be written"
 
 
-def _compiled_elsewhere(folder: Path, names: list[str], ends: list[str]) -> Iterator[str]:
-    """Has processes compile kernels into a folder; yields the names of those that they have done.
+def _compile_elsewhere(folder: Path, names: list[str], on_compiled: Callable[[str], None]) -> str:
+    """Has processes compile kernels into a folder; on_compiled is told each that they have done.
 
-    ends: takes how a process has ended that failed, to end a sentence.
+    Returns how one that failed has ended, to end a sentence with; nothing where none did. Raises ImportError.
     """
     import subprocess  # a start that finds its kernels does without
 
@@ -170,11 +171,12 @@ def _compiled_elsewhere(folder: Path, names: list[str], ends: list[str]) -> Iter
         for line in answers:  # until the last process has ended
             said.append(line.strip())
             if said[-1] in names:
-                yield said[-1]
+                on_compiled(said[-1])
     statuses = [process.wait() for process in processes]
     if NO_NUMBA in statuses:
         raise ImportError(said[-1])
-    ends += [f": a process that compiles ended with {status}" for status in statuses if status]
+    failures = [status for status in statuses if status]
+    return f": a process that compiles ended with {failures[-1]}" if failures else ""
 
 
 def _loaded(code: bytes) -> Any:
